@@ -1,0 +1,61 @@
+// swift-tools-version: 6.3
+// Arrows point one way: cairn -> CairnClient -> CairnWire <- cairnd -> {CairnEngine, stager, tier -> CairnStore -> CairnIO -> C modules}.
+// The engine imports only the words (CairnModel). The workers are libraries of their own, so that each is built and tested alone.
+import PackageDescription
+
+let strict: [SwiftSetting] = [.treatAllWarnings(as: .error)]
+let strictIO: [SwiftSetting] = [.treatAllWarnings(as: .error), .strictMemorySafety()]
+
+let package = Package(
+    name: "cairn",
+    products: [
+        .executable(name: "cairnd", targets: ["cairnd"]),
+        .executable(name: "cairn", targets: ["cairn"]),
+    ],
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+        .package(url: "https://github.com/jpsim/Yams", from: "6.2.2"),
+    ],
+    targets: [
+        // System libraries and the only C that we write.
+        .systemLibrary(name: "CUV", pkgConfig: "libuv", providers: [.apt(["libuv1-dev"])]),
+        .systemLibrary(name: "CLiburing", pkgConfig: "liburing", providers: [.apt(["liburing-dev"])]),
+        .systemLibrary(name: "CISAL", pkgConfig: "libisal", providers: [.apt(["libisal-dev"])]),
+        .target(name: "CLinux"),
+
+        // The words of the design, as values.
+        .target(name: "CairnModel", swiftSettings: strict),
+        // Every unsafe or C call.
+        .target(name: "CairnIO", dependencies: ["CLinux", "CUV", "CLiburing", "CISAL"], swiftSettings: strictIO),
+        // What is on disk.
+        .target(name: "CairnStore", dependencies: ["CairnModel", "CairnIO"], swiftSettings: strict),
+        // The pure state machine.
+        .target(name: "CairnEngine", dependencies: ["CairnModel"], swiftSettings: strict),
+        // The Varlink interfaces.
+        .target(name: "CairnWire", dependencies: ["CairnModel"], swiftSettings: strict),
+        .target(name: "CairnClient", dependencies: ["CairnWire", "CairnIO"], swiftSettings: strict),
+        // Main process <-> workers, and the workers.
+        .target(name: "CairnMessages", dependencies: ["CairnModel"], swiftSettings: strict),
+        .target(name: "CairnStager", dependencies: ["CairnMessages", "CairnModel", "CairnIO", "CairnWire"], swiftSettings: strict),
+        .target(name: "CairnTier", dependencies: ["CairnMessages", "CairnModel", "CairnIO", "CairnStore"], swiftSettings: strict),
+        .target(name: "CairnConfiguration", dependencies: ["Yams"], swiftSettings: strict),
+
+        .executableTarget(
+            name: "cairnd",
+            dependencies: ["CairnModel", "CairnIO", "CairnStore", "CairnEngine", "CairnWire", "CairnMessages",
+                           "CairnStager", "CairnTier", "CairnConfiguration"],
+            swiftSettings: strict),
+        .executableTarget(
+            name: "cairn",
+            dependencies: ["CairnClient", "CairnWire", "CairnModel",
+                           .product(name: "ArgumentParser", package: "swift-argument-parser")],
+            swiftSettings: strict),
+
+        .testTarget(name: "CairnEngineTests", dependencies: ["CairnEngine", "CairnModel"]),
+        .testTarget(name: "CairnStoreTests", dependencies: ["CairnStore", "CairnModel", "CairnIO", "CairnTier", "CairnMessages"]),
+        .testTarget(name: "CairnIOTests", dependencies: ["CairnIO", "CairnStager", "CairnMessages", "CairnModel"]),
+        .testTarget(name: "CairnWireTests", dependencies: ["CairnWire", "CairnModel"]),
+        .testTarget(name: "CairnConfigurationTests", dependencies: ["CairnConfiguration"]),
+    ],
+    swiftLanguageModes: [.v6]
+)
