@@ -1,0 +1,143 @@
+// Main process <-> stager. The stager is the only process that writes the pool, and the only one that touches a rank's
+// memory, a rank's descriptors and leases.
+//
+// Staging of one save of one rank: `begin` says what the file is made of, `stage` assigns chunks to slots of the pool.
+// The file is: the header [0, dataStart) from begin's payload, then the layout's extents shifted by dataStart, then the
+// objects. Extents lie back to back and cover the file without gaps. All eager extents of a save (header and objects are eager)
+// are copied before any lazy one; a chunk with both is finished in the second phase. A chunk's CRCs are sent once all of
+// its bytes are in place; bytes from the file's end to the next multiple of 4 KiB are zeroed in the last chunk.
+import CairnModel
+
+public struct StagerStart: Codable, Sendable {
+    public var pool: PoolShape
+    /// Threads that copy at once (further ones replace those that stick, up to `stuckThreads`).
+    public var threads: Int
+    public var niceness: Int
+    public var lock: Bool
+    /// A copy that made no progress for so long is called stuck.
+    public var stuckMilliseconds: Int
+    public var instance: String
+    /// Never use process_vm_readv: tests of the descriptor path, and CAIRN_FORCE_MEMORY_DESCRIPTOR=1.
+    public var forceDescriptor: Bool
+    public init(pool: PoolShape, threads: Int, niceness: Int, lock: Bool, stuckMilliseconds: Int, instance: String, forceDescriptor: Bool) {
+        self.pool = pool; self.threads = threads; self.niceness = niceness; self.lock = lock
+        self.stuckMilliseconds = stuckMilliseconds; self.instance = instance; self.forceDescriptor = forceDescriptor
+    }
+}
+
+/// A run of bytes of the file and where they are in the rank's memory. Packed as 4 words: fileOffset, address, bytes, eager.
+public struct StageExtent: Hashable, Codable, Sendable {
+    public var fileOffset: Int, address: UInt64, bytes: Int, eager: Bool
+    public init(fileOffset: Int, address: UInt64, bytes: Int, eager: Bool) {
+        self.fileOffset = fileOffset; self.address = address; self.bytes = bytes; self.eager = eager
+    }
+    public static func pack(_ extents: [StageExtent]) -> [UInt8] {
+        Words.pack(extents.flatMap { [UInt64($0.fileOffset), $0.address, UInt64($0.bytes), $0.eager ? 1 : 0] })
+    }
+    public static func unpack(_ bytes: ArraySlice<UInt8>) -> [StageExtent] {
+        let words = Words.unpack(bytes)
+        return stride(from: 0, to: words.count, by: 4).map {
+            StageExtent(fileOffset: Int(words[$0]), address: words[$0 + 1], bytes: Int(words[$0 + 2]), eager: words[$0 + 3] != 0)
+        }
+    }
+}
+
+public struct BeginStaging: Codable, Sendable {
+    /// Main's own number of this rank's save; never used twice by one main process.
+    public var handle: Int
+    public var session: String
+    public var layout: Int
+    public var dataStart: Int
+    public var fileBytes: Int
+    /// The objects' bytes: file offsets count from the file's first byte.
+    public var objects: [StageExtent]
+    public init(handle: Int, session: String, layout: Int, dataStart: Int, fileBytes: Int, objects: [StageExtent]) {
+        self.handle = handle; self.session = session; self.layout = layout; self.dataStart = dataStart
+        self.fileBytes = fileBytes; self.objects = objects
+    }
+}
+
+public struct ChunkAssignment: Hashable, Codable, Sendable {
+    public var handle: Int, chunk: Int, slot: Int
+    public init(handle: Int, chunk: Int, slot: Int) { self.handle = handle; self.chunk = chunk; self.slot = slot }
+}
+
+/// Where `copyOut` takes bytes from: the pool, or the read buffer of one instance of a tier worker.
+public enum CopySource: Hashable, Codable, Sendable { case pool, buffer(tier: Tier, instance: String) }
+
+public enum StagerRequest: Codable, Sendable {
+    /// First message. Descriptors: the pool's segments in order, then the listening socket SOCKET.memory.
+    case start(StagerStart)
+    /// -> sessionOpened. `pid` is the peer's by SO_PEERCRED.
+    case openSession(token: String, uid: UInt32, pid: Int32)
+    /// Forget the session, its layouts and its memory descriptor. Its saves were cancelled before.
+    case closeSession(token: String)
+    /// Payload: StageExtent.pack, file offsets counted from the data's start, in file order.
+    case layout(session: String, layout: Int)
+    case forgetLayout(session: String, layout: Int)
+    /// Payload: the header, exactly `dataStart` bytes.
+    case begin(BeginStaging)
+    /// Chunks may come in any order, those with eager bytes first; copying starts at once.
+    case stage([ChunkAssignment])
+    /// Copy nothing more for this save. -> cancelled, at once, naming the slots still under a copy; slotFree for each later.
+    case cancel(handle: Int)
+    /// All chunks were staged and told: forget the save.
+    case finish(handle: Int)
+    /// Descriptor: the lease's memfd (sealed against shrinking and growing); map it and populate its pages. -> leased
+    case lease(segment: Int, bytes: Int)
+    case release(segment: Int)
+    /// Descriptor: the read buffer of this instance of a tier worker; replaces that tier's former one.
+    case buffer(tier: Tier, instance: String, bytes: Int)
+    /// Payload: `verify` checks of 4 words (source offset, bytes, CRC32C, 0), then `copies` of 4 words (source offset,
+    /// segment, offset in it, bytes). Source offsets in the pool: slot * chunkBytes + offset. All checks of a source range are
+    /// made before its copies. -> copiedOut or copyFailed
+    case copyOut(id: Int, source: CopySource, verify: Int, copies: Int)
+    /// Finish and exit.
+    case stop
+}
+
+public enum StageFailureKind: String, Codable, Sendable {
+    /// The rank's process is gone.
+    case gone
+    /// An address is not (or no longer) mapped.
+    case notMapped
+    /// The kernel refuses to read that process and it gave no memory descriptor.
+    case notPermitted
+    /// No progress for `stuckMilliseconds`.
+    case stuck
+    case other
+}
+
+public struct ChunkStaged: Hashable, Codable, Sendable {
+    public var handle: Int, chunk: Int, slot: Int
+    /// How many CRCs of the payload belong to this chunk.
+    public var blocks: Int
+    public init(handle: Int, chunk: Int, slot: Int, blocks: Int) {
+        self.handle = handle; self.chunk = chunk; self.slot = slot; self.blocks = blocks
+    }
+}
+
+public enum StagerReply: Codable, Sendable {
+    /// Sent once the segments are mapped.
+    case ready
+    /// Slots below `slots` are populated (and locked, `lockedSlots` of them). `note` says once why locking was refused.
+    case filled(slots: Int, lockedSlots: Int, note: String?)
+    /// `direct`: process_vm_readv is permitted. If not, the rank must attach a memory descriptor.
+    case sessionOpened(token: String, direct: Bool)
+    /// The rank attached a read-only /proc/self/mem on SOCKET.memory.
+    case memoryAttached(token: String)
+    /// Payload: the blocks' CRC32C, 32-bit words, one chunk's after another's.
+    case staged([ChunkStaged])
+    /// Every eager byte of the save is in the pool.
+    case eagerStaged(handle: Int)
+    /// Nothing more is copied for this save, but slots may still be under a copy: cancel tells which.
+    case stageFailed(handle: Int, kind: StageFailureKind, text: String)
+    case cancelled(handle: Int, busySlots: [Int])
+    /// A slot named in `cancelled` is no longer written to.
+    case slotFree(slot: Int)
+    case leased(segment: Int)
+    case leaseFailed(segment: Int, text: String)
+    case copiedOut(id: Int)
+    /// `offset` is the source offset of the block whose CRC is wrong, if that is the reason.
+    case copyFailed(id: Int, offset: Int?, text: String)
+}

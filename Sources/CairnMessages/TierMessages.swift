@@ -1,0 +1,237 @@
+// Main process <-> a tier worker: every filesystem call of that tier, and all parsing of what is there.
+// Two forms of a tier: `committing` (the global tier, or the only one): attempts, decisions, `.saving-SAVEID`, `step-…`;
+// `beside` (a local tier beside a global one): rank files with the save id in their names, and copies of decisions.
+import CairnModel
+
+public enum TierForm: String, Codable, Sendable { case committing, beside }
+public enum Preference: String, Codable, Sendable { case auto, on, off }
+
+public struct TierStart: Codable, Sendable {
+    public var tier: Tier
+    public var form: TierForm
+    public var paths: [String]
+    public var instance: String
+    /// Part of every temporary name; a worker removes only what starts with its own node's name.
+    public var node: String
+    public var pool: PoolShape
+    /// The worker's own read buffer: `bufferSlots` slots of a chunk each.
+    public var bufferSlots: Int
+    /// Writes and reads in flight at once.
+    public var depth: Int
+    public var ring: Preference
+    public var direct: Preference
+    /// Free bytes to leave on each path.
+    public var reserveBytes: Int
+    public var fileMode: UInt32
+    public var group: String?
+    public init(tier: Tier, form: TierForm, paths: [String], instance: String, node: String, pool: PoolShape, bufferSlots: Int, depth: Int,
+                ring: Preference, direct: Preference, reserveBytes: Int, fileMode: UInt32, group: String?) {
+        self.tier = tier; self.form = form; self.paths = paths; self.instance = instance; self.node = node; self.pool = pool
+        self.bufferSlots = bufferSlots; self.depth = depth; self.ring = ring; self.direct = direct
+        self.reserveBytes = reserveBytes; self.fileMode = fileMode; self.group = group
+    }
+}
+
+/// Where a write takes its chunk from.
+public enum ChunkSource: Hashable, Codable, Sendable {
+    case pool(slot: Int)
+    /// A slot of the other tier worker's read buffer (instance as announced by `peerBuffer`).
+    case peer(instance: String, slot: Int)
+}
+
+public struct ChunkWrite: Hashable, Codable, Sendable {
+    public var id: Int, file: Int, chunk: Int, bytes: Int, source: ChunkSource
+    public init(id: Int, file: Int, chunk: Int, bytes: Int, source: ChunkSource) {
+        self.id = id; self.file = file; self.chunk = chunk; self.bytes = bytes; self.source = source
+    }
+}
+
+public struct LeaseSegment: Hashable, Codable, Sendable {
+    public var segment: Int, bytes: Int
+    public init(segment: Int, bytes: Int) { self.segment = segment; self.bytes = bytes }
+}
+
+/// A piece of a box in a lease: `begin` counts from the box's first byte.
+public struct PlacedPiece: Hashable, Codable, Sendable {
+    public var name: String, begin: Int, bytes: Int, segment: Int, offset: Int
+    public init(name: String, begin: Int, bytes: Int, segment: Int, offset: Int) {
+        self.name = name; self.begin = begin; self.bytes = bytes; self.segment = segment; self.offset = offset
+    }
+}
+
+/// Which step, exactly. A committing tier finds it by its folder's name; a tier beside it by the save id.
+public struct StepRef: Hashable, Codable, Sendable {
+    public var run: RunKey, step: Int, sequence: CommitSequence, save: SaveID?
+    public init(run: RunKey, step: Int, sequence: CommitSequence, save: SaveID?) {
+        self.run = run; self.step = step; self.sequence = sequence; self.save = save
+    }
+}
+
+/// A step that may be restored though it is not committed: every rank of it is held by this daemon.
+public struct Candidate: Hashable, Codable, Sendable {
+    public var step: Int, sequence: CommitSequence, save: SaveID, level: Level
+    public init(step: Int, sequence: CommitSequence, save: SaveID, level: Level) {
+        self.step = step; self.sequence = sequence; self.save = save; self.level = level
+    }
+}
+
+public enum TierRequest: Codable, Sendable {
+    /// First message. Descriptors: the pool's segments in order, then the worker's own read buffer. -> ready or startFailed
+    case start(TierStart)
+    /// Descriptor: the other tier worker's read buffer (mapped read-only).
+    case peerBuffer(instance: String, bytes: Int)
+
+    // Files. `file` is main's own number, never used twice. Errors void the file: main abandons it and begins a new try.
+    /// -> done. Creates folders and the temporary name, preallocates `bytes`.
+    case create(id: Int, file: Int, key: RankSaveKey, fileTry: Int, bytes: Int)
+    /// -> done for each write's id, in any order.
+    case write([ChunkWrite])
+    /// fdatasync of what was written so far. -> done
+    case sync(id: Int, file: Int)
+    /// Exact size, fsync, link of the file, `.crc`, manifest by link, fsync of the folder. Payload: manifest record
+    /// (`manifestBytes` of them), then the .crc file. Taken names are accepted if what stands there verifies. -> done
+    case publish(id: Int, file: Int, manifestName: String, manifestBytes: Int)
+    /// Close and unlink the temporary. No reply.
+    case abandon(file: Int)
+    /// Read one chunk of a published file into a slot of the own read buffer and check its blocks against the `.crc` file. -> done
+    case readBack(id: Int, key: RankSaveKey, chunk: Int, bytes: Int, bufferSlot: Int)
+    /// -> sidecars (payload: manifest record, then the .crc file)
+    case sidecars(id: Int, key: RankSaveKey)
+
+    // Attempts (committing form only).
+    /// The attempt with this token's hash, made if new. -> attempt
+    case numberAttempt(id: Int, run: RunKey, tokenHash: String, worldSize: Int)
+    /// -> attempt (nil: not there yet)
+    case findAttempt(id: Int, run: RunKey, tokenHash: String)
+    /// The highest number. -> attempt
+    case newestAttempt(id: Int, run: RunKey)
+
+    // Decisions (committing form only).
+    /// All manifests seen and sound: record, link, folder's last name. Completes a commit that stands already. -> decision, or missing
+    case decide(id: Int, run: RunKey, save: SaveID, worldSize: Int, parent: CommitSequence?)
+    /// -> decision (the one that stands, maybe a commit)
+    case void(id: Int, run: RunKey, save: SaveID, reason: String)
+    /// -> decision or missing (ranks without a manifest; none: all are there, nobody decided)
+    case look(id: Int, run: RunKey, save: SaveID, worldSize: Int)
+
+    // Restore.
+    /// Publishes restore-K.json: the newest committed step (or `step`) older than all earlier choices of this attempt, or
+    /// `candidate` if newer. -> choice
+    case choose(id: Int, run: RunKey, attempt: Int, restore: Int, step: Int?, candidate: Candidate?)
+    /// -> choice, or nothing yet
+    case readChoice(id: Int, run: RunKey, attempt: Int, restore: Int)
+    /// Publishes settled-K-NODE.json. -> done
+    case settled(id: Int, run: RunKey, attempt: Int, restore: Int, ranks: [Int], ok: Bool, reason: String?)
+    /// Reads all settled records; with `publish`, links settle-K.json when they cover the world or one is not ok (or `force`). -> verdict
+    case verdict(id: Int, run: RunKey, attempt: Int, restore: Int, worldSize: Int, publish: Bool, force: Bool)
+    /// -> index (payload: StepIndex as JSON). On a tier beside: only the ranks held here.
+    case describe(id: Int, ref: StepRef)
+    /// Plan, read, check every block, and report buffers as they fill (`filled`), at last `loaded`. `undecided`: the save needs no
+    /// commit (this daemon holds all of its ranks). Fails with notHere if this tier lacks a part.
+    case load(id: Int, ref: StepRef, boxes: [Box], segments: [LeaseSegment], undecided: Bool)
+    /// Slots named in `filled` may be used again.
+    case freeBuffers(slots: [Int])
+
+    // Housekeeping.
+    /// -> steps (committing: committed steps; beside: saves held here with a commit's copy)
+    case list(id: Int, run: RunKey)
+    /// -> runs
+    case runs(id: Int)
+    /// All CRCs of a step's files on this tier. -> verifyProgress…, then done
+    case verify(id: Int, ref: StepRef)
+    case pin(id: Int, ref: StepRef, pinned: Bool)
+    /// Rename to `.gone-X` (committing) or unlink (beside). -> done
+    case remove(id: Int, ref: StepRef)
+    /// Apply retention; `protected` saves and sequences stay. Also deletes `.gone-…` older than 10 minutes. -> removed
+    case retain(id: Int, run: RunKey, keep: Int?, keepPeriod: Int?, protectedSaves: [SaveID], protectedSequences: [CommitSequence])
+    /// Beside: keep a copy of a decision. Payload: the record. -> done
+    case recordDecision(id: Int, run: RunKey, save: SaveID)
+    /// What earlier instances left: removes own temporaries. -> scanned
+    case scan(id: Int)
+    /// -> space
+    case space(id: Int)
+    case stop
+}
+
+public enum TierFailureKind: String, Codable, Sendable {
+    case noSpace, missing, io, corrupt, notHere, noSuchStep, noSuchTensor, notWhole, tooLarge, ended, invalid, other
+}
+
+public struct TierFailure: Error, Hashable, Codable, Sendable {
+    public var kind: TierFailureKind
+    /// What was tried, on what, the kernel's answer: one sentence for logs and clients.
+    public var text: String
+    public var path: String?
+    public var block: Int?
+    public var needed: Int?
+    public var available: Int?
+    public init(kind: TierFailureKind, text: String, path: String? = nil, block: Int? = nil, needed: Int? = nil, available: Int? = nil) {
+        self.kind = kind; self.text = text; self.path = path; self.block = block; self.needed = needed; self.available = available
+    }
+}
+
+public enum DecisionOutcome: Hashable, Codable, Sendable {
+    case committed(sequence: CommitSequence)
+    case void(reason: String)
+}
+
+public struct PathSpace: Hashable, Codable, Sendable {
+    public var path: String, totalBytes: Int, freeBytes: Int
+    public init(path: String, totalBytes: Int, freeBytes: Int) { self.path = path; self.totalBytes = totalBytes; self.freeBytes = freeBytes }
+}
+
+/// A rank's save that a scan found published.
+public struct FoundRankSave: Hashable, Codable, Sendable {
+    public var key: RankSaveKey
+    public var step: Int, worldSize: Int, fileBytes: Int
+    /// Rank 0's count of saves, where this is rank 0's.
+    public var count: Int?
+    public var decision: DecisionOutcome?
+    public init(key: RankSaveKey, step: Int, worldSize: Int, fileBytes: Int, count: Int?, decision: DecisionOutcome?) {
+        self.key = key; self.step = step; self.worldSize = worldSize; self.fileBytes = fileBytes; self.count = count; self.decision = decision
+    }
+}
+
+public struct RunSummary: Hashable, Codable, Sendable {
+    public var run: RunKey, steps: Int, bytes: Int, newest: CommitSequence?
+    public init(run: RunKey, steps: Int, bytes: Int, newest: CommitSequence?) {
+        self.run = run; self.steps = steps; self.bytes = bytes; self.newest = newest
+    }
+}
+
+public struct VerifyProgress: Hashable, Codable, Sendable {
+    public var rank: Int, doneBytes: Int, totalBytes: Int
+    public var badPath: String?, badBlock: Int?, reason: String?
+    public init(rank: Int, doneBytes: Int, totalBytes: Int, badPath: String? = nil, badBlock: Int? = nil, reason: String? = nil) {
+        self.rank = rank; self.doneBytes = doneBytes; self.totalBytes = totalBytes
+        self.badPath = badPath; self.badBlock = badBlock; self.reason = reason
+    }
+}
+
+public enum TierReply: Codable, Sendable {
+    /// `ring`: io_uring is used; `direct`: O_DIRECT is. `notes` say once what was refused and why.
+    case ready(ring: Bool, direct: Bool, notes: [String])
+    /// The worker exits after this: a path is missing, not writable, or locked by another daemon.
+    case startFailed(TierFailure)
+    case done(id: Int)
+    case failed(id: Int, TierFailure)
+    case attempt(id: Int, number: Int?)
+    /// Payload: the decision's record as it stands.
+    case decision(id: Int, DecisionOutcome)
+    case missing(id: Int, ranks: [Int])
+    /// Nil: nothing published yet; `step` nil: there is nothing to restore.
+    case choice(id: Int, chosen: Bool, step: Int?, sequence: CommitSequence?, save: SaveID?, level: Level?)
+    case verdict(id: Int, ok: Bool?, reason: String?)
+    case index(id: Int)
+    /// Payload: `copies` of 4 words (offset in the read buffer, segment, offset in it, bytes). The blocks are checked.
+    case filled(id: Int, slots: [Int], copies: Int)
+    /// After all `filled` of this load.
+    case loaded(id: Int, placed: [PlacedPiece])
+    case sidecars(id: Int, manifestName: String, manifestBytes: Int)
+    case steps(id: Int, [StepSummary])
+    case runs(id: Int, [RunSummary])
+    case verifyProgress(id: Int, VerifyProgress)
+    case removed(id: Int, [CommitSequence])
+    case scanned(id: Int, [FoundRankSave])
+    case space(id: Int, [PathSpace])
+}
