@@ -32,7 +32,15 @@ public struct StageExtent: Hashable, Codable, Sendable {
         self.fileOffset = fileOffset; self.address = address; self.bytes = bytes; self.eager = eager
     }
     public static func pack(_ extents: [StageExtent]) -> [UInt8] {
-        Words.pack(extents.flatMap { [UInt64($0.fileOffset), $0.address, UInt64($0.bytes), $0.eager ? 1 : 0] })
+        var words: [UInt64] = []
+        words.reserveCapacity(extents.count * 4)
+        for extent in extents {
+            words.append(UInt64(extent.fileOffset))
+            words.append(extent.address)
+            words.append(UInt64(extent.bytes))
+            words.append(extent.eager ? 1 : 0)
+        }
+        return Words.pack(words)
     }
     public static func unpack(_ bytes: ArraySlice<UInt8>) -> [StageExtent] {
         let words = Words.unpack(bytes)
