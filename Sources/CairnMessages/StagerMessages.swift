@@ -44,9 +44,12 @@ public struct StageExtent: Hashable, Codable, Sendable {
     }
     public static func unpack(_ bytes: ArraySlice<UInt8>) -> [StageExtent] {
         let words = Words.unpack(bytes)
-        return stride(from: 0, to: words.count, by: 4).map {
-            StageExtent(fileOffset: Int(words[$0]), address: words[$0 + 1], bytes: Int(words[$0 + 2]), eager: words[$0 + 3] != 0)
+        var extents: [StageExtent] = []
+        extents.reserveCapacity(words.count / 4)
+        for at in stride(from: 0, to: words.count, by: 4) {
+            extents.append(StageExtent(fileOffset: Int(words[at]), address: words[at + 1], bytes: Int(words[at + 2]), eager: words[at + 3] != 0))
         }
+        return extents
     }
 }
 
