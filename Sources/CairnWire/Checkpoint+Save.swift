@@ -1,0 +1,169 @@
+// The life of a save: Save, Seal, the leases of streamed tensors, and how far it has come.
+
+extension Checkpoint {
+    /// Saves a registered layout as a step; replies when every eager shard and every object is staged. Idempotent by step
+    /// and try, the number of this rank's calls of save() for this step in this attempt.
+    /// upto: how far the save goes (default: committed). step may be absent only with hold.
+    public enum Save: WireMethod {
+        public static let name = Checkpoint.interface + ".Save"
+        public struct Parameters: WireFields {
+            public var step: Int?
+            public var attemptTry: Int
+            public var layout: String
+            public var objects: [Object]?
+            public var upto: Level?
+            public var participants: [Int]?
+            public var metadata: [String: String]?
+            public var hold: Bool?
+
+            public init(step: Int? = nil, attemptTry: Int, layout: String, objects: [Object]? = nil, upto: Level? = nil,
+                        participants: [Int]? = nil, metadata: [String: String]? = nil, hold: Bool? = nil) {
+                self.step = step; self.attemptTry = attemptTry; self.layout = layout; self.objects = objects
+                self.upto = upto; self.participants = participants; self.metadata = metadata; self.hold = hold
+            }
+            public enum CodingKeys: String, CodingKey, CaseIterable { case step, attemptTry = "try", layout, objects,
+                upto, participants, metadata, hold }
+        }
+        public struct Reply: WireFields {
+            public var save: String
+            public var bytes: Int
+
+            public init(save: String, bytes: Int) {
+                self.save = save; self.bytes = bytes
+            }
+            public enum CodingKeys: String, CodingKey, CaseIterable { case save, bytes }
+        }
+    }
+
+    /// Ends a held save, which is not flushed before.
+    public enum Seal: WireMethod {
+        public static let name = Checkpoint.interface + ".Seal"
+        public struct Parameters: WireFields {
+            public var save: String
+            public var step: Int?
+            public var drop: [String]?
+            public var objects: [Object]?
+            public var files: [Object]?
+
+            public init(save: String, step: Int? = nil, drop: [String]? = nil, objects: [Object]? = nil,
+                        files: [Object]? = nil) {
+                self.save = save; self.step = step; self.drop = drop; self.objects = objects; self.files = files
+            }
+            public enum CodingKeys: String, CodingKey, CaseIterable { case save, step, drop, objects, files }
+        }
+        public typealias Reply = Nothing
+    }
+
+    /// Lends a segment of shared memory; the reply carries its memfd.
+    public enum Lease: WireMethod {
+        public static let name = Checkpoint.interface + ".Lease"
+        public struct Parameters: WireFields {
+            public var bytes: Int
+
+            public init(bytes: Int) {
+                self.bytes = bytes
+            }
+            public enum CodingKeys: String, CodingKey, CaseIterable { case bytes }
+        }
+        public struct Reply: WireFields {
+            public var segment: Int
+            public var bytes: Int
+
+            public init(segment: Int, bytes: Int) {
+                self.segment = segment; self.bytes = bytes
+            }
+            public enum CodingKeys: String, CodingKey, CaseIterable { case segment, bytes }
+        }
+    }
+
+    /// Copies pieces of a save from leases; the reply means copied, the lease may be used again.
+    public enum Put: WireMethod {
+        public static let name = Checkpoint.interface + ".Put"
+        public struct Parameters: WireFields {
+            public var save: String
+            public var pieces: [Piece]
+
+            public init(save: String, pieces: [Piece]) {
+                self.save = save; self.pieces = pieces
+            }
+            public enum CodingKeys: String, CodingKey, CaseIterable { case save, pieces }
+        }
+        public typealias Reply = Nothing
+    }
+
+    /// Gives a lease back.
+    public enum Release: WireMethod {
+        public static let name = Checkpoint.interface + ".Release"
+        public struct Parameters: WireFields {
+            public var segment: Int
+
+            public init(segment: Int) {
+                self.segment = segment
+            }
+            public enum CodingKeys: String, CodingKey, CaseIterable { case segment }
+        }
+        public typealias Reply = Nothing
+    }
+
+    /// Requires more. First the latest level of each unfinished save, then every change; of one rank, or of all.
+    public enum Watch: WireMethod {
+        public static let name = Checkpoint.interface + ".Watch"
+        public static let streams = true
+        public struct Parameters: WireFields {
+            public var run: String
+            public var rank: Int?
+
+            public init(run: String, rank: Int? = nil) {
+                self.run = run; self.rank = rank
+            }
+            public enum CodingKeys: String, CodingKey, CaseIterable { case run, rank }
+        }
+        public struct Reply: WireFields {
+            public var event: Event
+
+            public init(event: Event) {
+                self.event = event
+            }
+            public enum CodingKeys: String, CodingKey, CaseIterable { case event }
+        }
+    }
+
+    /// Waits until this rank's save is at the level or beyond, or failed, with a reason. Without timeoutMs: until the daemon's own limits.
+    public enum Wait: WireMethod {
+        public static let name = Checkpoint.interface + ".Wait"
+        public struct Parameters: WireFields {
+            public var save: String
+            public var level: Level
+            public var timeoutMs: Int?
+
+            public init(save: String, level: Level, timeoutMs: Int? = nil) {
+                self.save = save; self.level = level; self.timeoutMs = timeoutMs
+            }
+            public enum CodingKeys: String, CodingKey, CaseIterable { case save, level, timeoutMs }
+        }
+        public struct Reply: WireFields {
+            public var level: Level
+            public var reason: String?
+
+            public init(level: Level, reason: String? = nil) {
+                self.level = level; self.reason = reason
+            }
+            public enum CodingKeys: String, CodingKey, CaseIterable { case level, reason }
+        }
+    }
+
+    /// Raises how far a step's save goes.
+    public enum Promote: WireMethod {
+        public static let name = Checkpoint.interface + ".Promote"
+        public struct Parameters: WireFields {
+            public var step: Int
+            public var level: Level
+
+            public init(step: Int, level: Level) {
+                self.step = step; self.level = level
+            }
+            public enum CodingKeys: String, CodingKey, CaseIterable { case step, level }
+        }
+        public typealias Reply = Nothing
+    }
+}

@@ -1,0 +1,82 @@
+// A rank's session and what it may save: Open, Attach, Close, Register.
+
+extension Checkpoint {
+    /// Begins the session of one rank. The attempt is a token that is equal on all ranks of one launch of the job, and never
+    /// equal between two launches; a world of one may leave it out. A session of the same process is replaced.
+    /// memory: the daemon may not read this process's memory, so pass a descriptor of it by Attach on SOCKET.memory.
+    public enum Open: WireMethod {
+        public static let name = Checkpoint.interface + ".Open"
+        public struct Parameters: WireFields {
+            public var run: String
+            public var rank: Int
+            public var worldSize: Int
+            public var localRank: Int?
+            public var localWorldSize: Int?
+            public var attempt: String?
+
+            public init(run: String, rank: Int, worldSize: Int, localRank: Int? = nil, localWorldSize: Int? = nil,
+                        attempt: String? = nil) {
+                self.run = run; self.rank = rank; self.worldSize = worldSize; self.localRank = localRank
+                self.localWorldSize = localWorldSize; self.attempt = attempt
+            }
+            public enum CodingKeys: String, CodingKey, CaseIterable { case run, rank, worldSize, localRank,
+                localWorldSize, attempt }
+        }
+        public struct Reply: WireFields {
+            public var session: String
+            public var node: String
+            public var memory: Bool
+            public var limits: [String: Int]
+
+            public init(session: String, node: String, memory: Bool, limits: [String: Int]) {
+                self.session = session; self.node = node; self.memory = memory; self.limits = limits
+            }
+            public enum CodingKeys: String, CodingKey, CaseIterable { case session, node, memory, limits }
+        }
+    }
+
+    /// Makes a further connection part of a session. On the stager's socket, SOCKET.memory, with a read-only descriptor of
+    /// /proc/self/mem: memory is its index among the descriptors of this message.
+    public enum Attach: WireMethod {
+        public static let name = Checkpoint.interface + ".Attach"
+        public struct Parameters: WireFields {
+            public var session: String
+            public var memory: Int?
+
+            public init(session: String, memory: Int? = nil) {
+                self.session = session; self.memory = memory
+            }
+            public enum CodingKeys: String, CodingKey, CaseIterable { case session, memory }
+        }
+        public typealias Reply = Nothing
+    }
+
+    /// Waits until this rank's saves are staged, then ends the session.
+    public enum Close: WireMethod {
+        public static let name = Checkpoint.interface + ".Close"
+        public typealias Parameters = Nothing
+        public typealias Reply = Nothing
+    }
+
+    /// Tells what the next saves consist of. Register anew whenever a name, shape or address differs.
+    public enum Register: WireMethod {
+        public static let name = Checkpoint.interface + ".Register"
+        public struct Parameters: WireFields {
+            public var shards: [Shard]
+
+            public init(shards: [Shard]) {
+                self.shards = shards
+            }
+            public enum CodingKeys: String, CodingKey, CaseIterable { case shards }
+        }
+        public struct Reply: WireFields {
+            public var layout: String
+            public var bytes: Int
+
+            public init(layout: String, bytes: Int) {
+                self.layout = layout; self.bytes = bytes
+            }
+            public enum CodingKeys: String, CodingKey, CaseIterable { case layout, bytes }
+        }
+    }
+}

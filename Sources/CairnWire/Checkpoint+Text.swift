@@ -1,0 +1,215 @@
+// The text of dev.cairn.Checkpoint: the contract, in the language of Varlink interfaces. A test holds it equal to the structs.
+
+extension Checkpoint {
+    /// What `GetInterfaceDescription` answers.
+    public static let text = """
+        # What training ranks call. A rank keeps one connection for its calls, one for its Watch and one for loads, since the
+        # replies on one connection come in order. Step and sequence numbers are integers; a sequence is attempt * 2^32 + count.
+        interface dev.cairn.Checkpoint
+
+        # How far a save has come, in this order; failed is an end of its own, with a reason.
+        type Level (accepted, staged, local, global, committed, failed)
+
+        # Whether an object is equal on all ranks (checked), one rank's own, or found by its key.
+        type Scope (shared, rank, keyed)
+
+        # A run of bytes in the rank's memory.
+        type Extent (address: int, bytes: int)
+
+        # Where the bytes of a shard or an object come from. Exactly one kind is given; none in replies.
+        type Source (
+          # Extents in the rank's memory, in order.
+          memory: ?[]Extent,
+          # The rank puts the bytes itself, by way of a lease (reserved).
+          streamed: ?bool,
+          # Index of a descriptor passed with the call (reserved).
+          descriptor: ?int,
+          # Where the bytes begin in that descriptor (reserved).
+          offset: ?int
+        )
+
+        # The part of a tensor that one rank holds. Shapes and offsets are in elements, row-major.
+        type Shard (
+          name: string,
+          # By the names of safetensors (F32, BF16, I64, ...), and those that the format lacks.
+          dtype: string,
+          shape: []int,
+          # Shape of the whole tensor; absent: the shard is the whole.
+          globalShape: ?[]int,
+          # Where the shard begins in the whole tensor; absent: at zero.
+          offsets: ?[]int,
+          # Which of how many equal copies this is; absent: not replicated.
+          replica: ?int,
+          replicas: ?int,
+          # Private to its rank, even where another rank uses the same name.
+          private: ?bool,
+          # Copied before Save replies (the default); false: until the fence.
+          eager: ?bool,
+          # Which rank holds it; in replies only.
+          rank: ?int,
+          source: Source
+        )
+
+        # Opaque bytes beside the tensors, e.g. RNG state.
+        type Object (
+          name: string,
+          scope: Scope,
+          # The key of a keyed object.
+          key: ?string,
+          bytes: int,
+          # Which rank holds it; in replies only.
+          rank: ?int,
+          source: Source
+        )
+
+        # Bytes of a save or of a load, and where they lie in one of the rank's leases. begin counts from the first byte of the
+        # shard, object or box; the pieces of a load come in the order of its boxes.
+        type Piece (name: string, begin: int, bytes: int, segment: int, offset: int)
+
+        # What a rank asks for at restore. No offsets: the whole tensor. With a rank: an object or private tensor of that rank.
+        type Box (name: string, offsets: ?[]int, shape: ?[]int, rank: ?int)
+
+        # One rank's save has come to a level, or further on its way to the next.
+        type Event (
+          run: string,
+          save: string,
+          step: int,
+          rank: int,
+          level: Level,
+          # Bytes that are done on the way to the next level, of totalBytes.
+          bytes: int,
+          totalBytes: int,
+          monotonicNs: int,
+          # Why it failed.
+          reason: ?string
+        )
+
+        # One checkpoint of a run.
+        type Step (
+          step: int,
+          # The order of commits; newest means the highest sequence, never the highest step.
+          sequence: int,
+          level: Level,
+          # How many ranks' files are there, of worldSize.
+          ranks: int,
+          worldSize: int,
+          bytes: int,
+          pinned: bool,
+          # A later attempt went back before this step: never restored by default, first to be deleted.
+          superseded: bool,
+          # UTC, ISO 8601.
+          savedAt: string
+        )
+
+        # Begins the session of one rank. The attempt is a token that is equal on all ranks of one launch of the job, and never
+        # equal between two launches; a world of one may leave it out. A session of the same process is replaced.
+        # memory: the daemon may not read this process's memory, so pass a descriptor of it by Attach on SOCKET.memory.
+        method Open(run: string, rank: int, worldSize: int, localRank: ?int, localWorldSize: ?int, attempt: ?string)
+          -> (session: string, node: string, memory: bool, limits: [string]int)
+
+        # Makes a further connection part of a session. On the stager's socket, SOCKET.memory, with a read-only descriptor of
+        # /proc/self/mem: memory is its index among the descriptors of this message.
+        method Attach(session: string, memory: ?int) -> ()
+
+        # Waits until this rank's saves are staged, then ends the session.
+        method Close() -> ()
+
+        # Tells what the next saves consist of. Register anew whenever a name, shape or address differs.
+        method Register(shards: []Shard) -> (layout: string, bytes: int)
+
+        # Saves a registered layout as a step; replies when every eager shard and every object is staged. Idempotent by step
+        # and try, the number of this rank's calls of save() for this step in this attempt.
+        # upto: how far the save goes (default: committed). step may be absent only with hold.
+        method Save(step: ?int, try: int, layout: string, objects: ?[]Object, upto: ?Level, participants: ?[]int, metadata: ?[string]string, hold: ?bool)
+          -> (save: string, bytes: int)
+
+        # Ends a held save, which is not flushed before.
+        method Seal(save: string, step: ?int, drop: ?[]string, objects: ?[]Object, files: ?[]Object) -> ()
+
+        # Lends a segment of shared memory; the reply carries its memfd.
+        method Lease(bytes: int) -> (segment: int, bytes: int)
+
+        # Copies pieces of a save from leases; the reply means copied, the lease may be used again.
+        method Put(save: string, pieces: []Piece) -> ()
+
+        # Gives a lease back.
+        method Release(segment: int) -> ()
+
+        # Requires more. First the latest level of each unfinished save, then every change; of one rank, or of all.
+        method Watch(run: string, rank: ?int) -> (event: Event)
+
+        # Waits until this rank's save is at the level or beyond, or failed, with a reason. Without timeoutMs: until the daemon's own limits.
+        method Wait(save: string, level: Level, timeoutMs: ?int) -> (level: Level, reason: ?string)
+
+        # The run's checkpoints, newest first by sequence.
+        method Steps(run: string) -> (steps: []Step)
+
+        # What a committed step holds; names limits the answer.
+        method Describe(step: int, sequence: ?int, names: ?[]string)
+          -> (worldSize: int, shards: []Shard, objects: []Object, metadata: [string]string)
+
+        # Which step to restore: the same answer for every rank of the attempt. restore counts the restores of the attempt.
+        method Choose(restore: int, step: ?int, timeoutMs: ?int) -> (step: int, sequence: int)
+
+        # Reads boxes into the rank's leases, from the nearest tier that has them, each block's checksum verified.
+        method Load(step: int, sequence: int, boxes: []Box) -> (tier: string, placed: []Piece)
+
+        # Tells whether this rank could load what was chosen; answers when all ranks have told. again: another round follows.
+        method Settle(restore: int, ok: bool, reason: ?string) -> (again: bool)
+
+        # Raises how far a step's save goes.
+        method Promote(step: int, level: Level) -> ()
+
+        # The connection has no session: call Open or Attach first.
+        error NotOpen ()
+
+        # A later launch of the job has begun.
+        error AttemptEnded (by: int)
+
+        # Another living process has this rank.
+        error RankTaken (pid: int)
+
+        # The layout is not registered in this session: call Register first.
+        error UnknownLayout (layout: string)
+
+        error UnknownSave (save: string)
+
+        # Too many saves are not yet staged; nothing was taken, so the call may be repeated.
+        error Busy (step: int)
+
+        error TooLarge (bytes: int, limit: int)
+
+        # No such run, or none that this user may see.
+        error NoSuchRun (run: string)
+
+        # No such step; absent: the run has none that could be restored.
+        error NoSuchStep (step: ?int)
+
+        # Files of these ranks are missing.
+        error NotWhole (step: int, missing: []int)
+
+        # A block's bytes are not those that were staged.
+        error Corrupt (path: string, block: int)
+
+        error NoSpace (tier: string, needed: int, available: int)
+
+        error TierDown (tier: string, reason: string)
+
+        error NotPermitted (reason: string)
+
+        error InvalidShard (name: string, reason: string)
+
+        # The limit passed; level is how far it came.
+        error TimedOut (level: Level)
+
+        # The daemon is about to stop and takes no new saves.
+        error Draining ()
+
+        # A part of this interface that this daemon does not serve.
+        error NotSupported (feature: string)
+
+        # Anything else, in words.
+        error Failed (reason: string)
+
+        """
+}

@@ -1,0 +1,206 @@
+// The text of dev.cairn.Operations: the contract, in the language of Varlink interfaces. A test holds it equal to the structs.
+
+extension Operations {
+    /// What `GetInterfaceDescription` answers.
+    public static let text = """
+        # What operators and the command line tool call. A caller sees its own runs; an operator sees all, and names another
+        # user's run by its uid. Errors are those of dev.cairn.Checkpoint.
+        interface dev.cairn.Operations
+
+        # How far a save has come, in this order; failed is an end of its own, with a reason.
+        type Level (accepted, staged, local, global, committed, failed)
+
+        # Whether an object is equal on all ranks, one rank's own, or found by its key.
+        type Scope (shared, rank, keyed)
+
+        # Health of a worker process or a tier. degraded: its part of the work waits or goes another way.
+        type Health (up, starting, degraded)
+
+        type Daemon (
+          version: string,
+          # This node's name, as in the tiers' records.
+          node: string,
+          # Random, new at each start.
+          instance: string,
+          pid: int,
+          uptimeSeconds: int,
+          socket: string,
+          # The configuration file; absent: the embedded default.
+          configuration: ?string,
+          draining: bool
+        )
+
+        # The pinned pool. filledBytes of it are ready; chunks is the number of ready chunks, each in one of the states after it.
+        type Pool (
+          bytes: int,
+          filledBytes: int,
+          lockedBytes: int,
+          chunks: int,
+          free: int,
+          # Not yet durable on a tier that can serve them.
+          needed: int,
+          # Durable, kept to serve restores from memory.
+          cached: int,
+          # Lost to I/O that may still land.
+          quarantined: int,
+          # Why the pool is not locked, and what to raise.
+          lockNote: ?string
+        )
+
+        # A worker process of the daemon.
+        type Worker (
+          # stager, local or global.
+          role: string,
+          pid: ?int,
+          state: Health,
+          # io_uring or threads; absent: not yet known, or not a tier's worker.
+          io: ?string,
+          # Whether files are written with O_DIRECT.
+          direct: ?bool,
+          note: ?string,
+          restarts: int
+        )
+
+        type Folder (path: string, totalBytes: int, freeBytes: int)
+
+        type TierStatus (
+          tier: string,
+          paths: []Folder,
+          state: Health,
+          # Why it is degraded, and what to do.
+          reason: ?string,
+          remedy: ?string,
+          # Bytes that wait to be written, and that were written since start.
+          queuedBytes: int,
+          writtenBytes: int,
+          compression: string
+        )
+
+        # A save that has not come to its last level.
+        type SaveStatus (
+          uid: int,
+          run: string,
+          save: string,
+          step: int,
+          level: Level,
+          # Ranks of this node that are staged, of those of this node that take part.
+          ranksStaged: int,
+          ranks: int,
+          worldSize: int,
+          # Of the ranks of this node.
+          totalBytes: int,
+          stagedBytes: int,
+          localBytes: int,
+          globalBytes: int,
+          ageMs: int,
+          # What it waits for, or why it failed.
+          reason: ?string
+        )
+
+        type RunSessions (uid: int, run: string, sessions: int, worldSize: int)
+
+        type Sessions (count: int, runs: []RunSessions)
+
+        # One checkpoint of a run, and the tiers that hold it whole.
+        type Step (
+          step: int,
+          sequence: int,
+          save: string,
+          level: Level,
+          ranks: int,
+          worldSize: int,
+          bytes: int,
+          pinned: bool,
+          superseded: bool,
+          # UTC, ISO 8601.
+          savedAt: string,
+          tiers: []string
+        )
+
+        # steps: newest first by sequence. newestCommitted: its step. bytes: of all steps.
+        type Run (uid: int, run: string, steps: []Step, newestCommitted: ?int, bytes: int)
+
+        # One rank's file of a step.
+        type RankFile (
+          rank: int,
+          node: ?string,
+          fileBytes: int,
+          tensors: int,
+          objects: int,
+          tiers: []string,
+          # On the tier that restores it last.
+          path: string
+        )
+
+        # The part of a tensor that one rank's file holds.
+        type Tensor (
+          rank: int,
+          name: string,
+          dtype: string,
+          shape: []int,
+          globalShape: ?[]int,
+          offsets: ?[]int,
+          replica: ?int,
+          replicas: ?int,
+          private: bool,
+          bytes: int
+        )
+
+        type Object (rank: int, name: string, scope: Scope, key: ?string, bytes: int)
+
+        # A block, of 256 KiB of the file, that is not what was staged. block -1: the file as a whole.
+        type BadBlock (path: string, block: int, reason: string)
+
+        type Event (
+          uid: int,
+          run: string,
+          save: string,
+          step: int,
+          rank: int,
+          level: Level,
+          # Bytes that are done on the way to the next level, of totalBytes.
+          bytes: int,
+          totalBytes: int,
+          monotonicNs: int,
+          reason: ?string
+        )
+
+        # The daemon, its workers, pool and tiers, and the saves in flight.
+        method Status()
+          -> (daemon: Daemon, pool: Pool, workers: []Worker, tiers: []TierStatus, saves: []SaveStatus, sessions: Sessions, notes: []string)
+
+        # Runs and their steps; run and uid limit the answer.
+        method Runs(uid: ?int, run: ?string) -> (runs: []Run)
+
+        # What a step holds, rank by rank. Without sequence: the newest of that step.
+        method Describe(uid: ?int, run: string, step: int, sequence: ?int)
+          -> (uid: int, run: string, step: int, sequence: int, save: string, parent: ?int, level: Level, worldSize: int, bytes: int, pinned: bool, superseded: bool, savedAt: string, metadata: [string]string, files: []RankFile, tensors: []Tensor, objects: []Object)
+
+        # The folder of a committed step, on the tier that commits. Without step: the newest.
+        method Path(uid: ?int, run: string, step: ?int) -> (path: string, step: int, sequence: int)
+
+        # Requires more. Reads a step's files and checks every block; replies tell the progress, the last one has finished set.
+        # Without step: the newest; without tier: the one that commits. bad holds what was found since the reply before.
+        method Verify(uid: ?int, run: string, step: ?int, tier: ?string)
+          -> (step: int, sequence: int, rank: int, tier: string, doneBytes: int, totalBytes: int, bad: []BadBlock, finished: bool)
+
+        # Keeps a step from retention.
+        method Pin(uid: ?int, run: string, step: int) -> ()
+
+        # Gives a step back to retention.
+        method Unpin(uid: ?int, run: string, step: int) -> ()
+
+        # Deletes a step on all tiers; the newest committed one is refused.
+        method Delete(uid: ?int, run: string, step: int) -> ()
+
+        # Requires more. Finishes flushing what is accepted; replies tell what remains, the last one has finished set.
+        method Drain(uid: ?int, run: ?string, timeoutMs: ?int) -> (saves: int, bytes: int, finished: bool)
+
+        # Requires more. First the latest level of each unfinished save, then every change.
+        method Watch(uid: ?int, run: ?string) -> (event: Event)
+
+        # Counters and gauges in Prometheus' text format.
+        method Metrics() -> (text: string)
+
+        """
+}
