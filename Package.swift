@@ -1,6 +1,6 @@
 // swift-tools-version: 6.3
 // Arrows point one way: cairn -> CairnClient -> CairnWire <- cairnd -> {CairnEngine, stager, tier -> CairnStore -> CairnIO -> C modules}.
-// The engine imports only the words (CairnModel). The workers are libraries of their own, so that each is built and tested alone.
+// The engine imports only words and messages (CairnModel, CairnMessages), which are values. The workers are libraries of their own, so that each is built and tested alone.
 import PackageDescription
 
 let strict: [SwiftSetting] = [.treatAllWarnings(as: .error)]
@@ -29,8 +29,8 @@ let package = Package(
         .target(name: "CairnIO", dependencies: ["CLinux", "CUV", "CLiburing", "CISAL"], swiftSettings: strictIO),
         // What is on disk.
         .target(name: "CairnStore", dependencies: ["CairnModel", "CairnIO"], swiftSettings: strict),
-        // The pure state machine.
-        .target(name: "CairnEngine", dependencies: ["CairnModel"], swiftSettings: strict),
+        // The pure state machine: its actions are the messages of the workers, which are plain values.
+        .target(name: "CairnEngine", dependencies: ["CairnModel", "CairnMessages"], swiftSettings: strict),
         // The Varlink interfaces.
         .target(name: "CairnWire", dependencies: ["CairnModel"], swiftSettings: strict),
         .target(name: "CairnClient", dependencies: ["CairnWire", "CairnIO"], swiftSettings: strict),
@@ -51,7 +51,7 @@ let package = Package(
                            .product(name: "ArgumentParser", package: "swift-argument-parser")],
             swiftSettings: strict),
 
-        .testTarget(name: "CairnEngineTests", dependencies: ["CairnEngine", "CairnModel"]),
+        .testTarget(name: "CairnEngineTests", dependencies: ["CairnEngine", "CairnModel", "CairnMessages"]),
         .testTarget(name: "CairnStoreTests", dependencies: ["CairnStore", "CairnModel", "CairnIO", "CairnTier", "CairnMessages"]),
         .testTarget(name: "CairnIOTests", dependencies: ["CairnIO", "CairnStager", "CairnMessages", "CairnModel"]),
         .testTarget(name: "CairnWireTests", dependencies: ["CairnWire", "CairnModel"]),

@@ -14,8 +14,10 @@ public struct TierStart: Codable, Sendable {
     /// Part of every temporary name; a worker removes only what starts with its own node's name.
     public var node: String
     public var pool: PoolShape
-    /// The worker's own read buffer: `bufferSlots` slots of a chunk each.
+    /// The worker's own read buffer has `bufferSlots` slots of a chunk for its loads, then `readBackSlots` for `readBack`,
+    /// which main assigns (their numbers go on from `bufferSlots`).
     public var bufferSlots: Int
+    public static let readBackSlots = 4
     /// Writes and reads in flight at once.
     public var depth: Int
     public var ring: Preference

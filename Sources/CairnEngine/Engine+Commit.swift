@@ -1,0 +1,214 @@
+// Commit or void: one file decides, and it has the last word. This daemon asks for a decision and tells what it says.
+import CairnMessages
+import CairnModel
+
+extension Engine {
+    /// All is written here: rank 0's daemon decides once all manifests are there, the others look.
+    func seekDecision(_ save: Save) {
+        guard save.decision == nil, !save.asking, isUp(committing) else { return }
+        save.asking = true
+        let key = save.key
+        if let reason = save.voidReason {
+            ask(committing, .void(key)) { .void(id: $0, run: key.run, save: key.save, reason: reason) }
+        } else if save.ranks[0] != nil || standIn(save) {
+            let parent = attemptNumbered(key)?.parent
+            ask(committing, .decide(key)) { .decide(id: $0, run: key.run, save: key.save, worldSize: save.worldSize, parent: parent) }
+        } else {
+            ask(committing, .look(key)) { .look(id: $0, run: key.run, save: key.save, worldSize: save.worldSize) }
+        }
+    }
+
+    func attemptNumbered(_ key: SaveKey) -> Attempt? {
+        runs[key.run]?.attempts.values.first { $0.number == key.save.attempt }
+    }
+
+    /// Rank 0's daemon has had its time and all manifests are there.
+    func standIn(_ save: Save) -> Bool {
+        guard let since = save.allManifestsAt else { return false }
+        return now - since > ms(limits.standInMs)
+    }
+
+    func undecided(_ key: SaveKey, missing: [Int]) {
+        guard let save = saves[key] else { return }
+        save.asking = false
+        if missing.isEmpty { save.allManifestsAt = save.allManifestsAt ?? now }
+        save.pollAt = now + ms(save.pollInterval)
+        save.pollInterval = min(save.pollInterval * 2, limits.pollLongestMs)
+    }
+
+    func decisionFailed(_ key: SaveKey, _ failure: TierFailure) {
+        guard let save = saves[key] else { return }
+        save.asking = false
+        save.pollAt = now + ms(limits.pollLongestMs)
+        log(.warning, "\(committing) tier: \(failure.text); the decision is asked for again", save: key)
+    }
+
+    /// This save shall not be committed. Told only once the decision file says so, except to a rank whose own part failed.
+    func void(_ save: Save, _ reason: String) {
+        guard save.decision == nil, save.voidReason == nil else { return }
+        save.voidReason = reason
+        if finalLevel(save.upto) != .committed {
+            // Nothing of it is on the committing tier: no file decides, its ranks here are told.
+            return decided(save.key, .void(reason: reason))
+        }
+        save.pollAt = now
+        seekDecision(save)
+    }
+
+    func decided(_ key: SaveKey, _ outcome: DecisionOutcome) {
+        guard let save = saves[key] else { return }
+        save.asking = false
+        guard save.decision == nil else { return }
+        save.decision = outcome
+        let ranks = save.ranks.sorted { $0.key < $1.key }.compactMap { rankSaves[$0.value] }
+        switch outcome {
+        case .committed(let sequence):
+            for rankSave in ranks {
+                guard rankSave.failure == nil else {
+                    log(.error, "the decision says committed though this rank's part failed", rankSave.key)
+                    continue
+                }
+                if rankSave.level < .local { tell(rankSave, .local) }
+                if rankSave.level < .global { tell(rankSave, .global) }
+                tell(rankSave, .committed)
+            }
+            let run = run(key.run)
+            run.lastCommit = (key.save, sequence, now)
+            if let beside, isUp(beside) {
+                let id = nextID
+                nextID += 1
+                tierStates[beside]?.pending[id] = (.record, nil, now)
+                actions.append(.recordDecision(beside, id: id, run: key.run, save: key.save))
+            }
+            log(.notice, "committed step \(key.save.step) as sequence \(sequence)", save: key)
+        case .void(let reason):
+            log(.warning, "void: \(reason)", save: key)
+            for rankSave in ranks where rankSave.failure == nil { failRankSave(rankSave, reason) }
+        }
+        for rankSave in ranks { endRankSaveIfDone(rankSave) }
+        endSaveIfDone(save)
+        if case .committed = outcome, save.ranks[0] != nil { retain(key.run) }
+    }
+
+    /// Retention after each commit, by the daemon of the newest attempt's rank 0; the local tier beside keeps its own count.
+    func retain(_ key: RunKey) {
+        guard let run = runs[key] else { return }
+        let protected = run.unfinished.sorted()
+        var sequences = run.attempts.values.compactMap(\.parent)
+        for attempt in run.attempts.values {
+            for restore in attempt.restores.values {
+                if case .chosen(_, let sequence?, _) = restore.phase { sequences.append(sequence) }
+            }
+        }
+        for tier in tiers where isUp(tier) {
+            guard let rule = retention[tier], rule.keep != nil else { continue }
+            ask(tier, .retain) {
+                .retain(id: $0, run: key, keep: rule.keep, keepPeriod: rule.keepPeriod, protectedSaves: protected, protectedSequences: sequences)
+            }
+        }
+    }
+
+    // MARK: ends
+
+    func isEnded(_ rankSave: RankSave) -> Bool {
+        rankSave.failure != nil || rankSave.level == finalLevel(rankSave.upto)
+    }
+
+    func endRankSaveIfDone(_ rankSave: RankSave) {
+        guard isEnded(rankSave), let save = saves[rankSave.saveKey] else { return }
+        endSaveIfDone(save)
+        guard !run(rankSave.key.run).unfinished.contains(rankSave.key.save), rankSave.slots.allSatisfy({ $0 == nil }),
+              !rankSave.cancelling else { return }
+        forget(rankSave)
+    }
+
+    func forget(_ rankSave: RankSave) {
+        guard rankSaves.removeValue(forKey: rankSave.handle) != nil else { return }
+        actions.append(.forget(handle: rankSave.handle))
+        guard let save = saves[rankSave.saveKey] else { return }
+        save.ranks[rankSave.key.rank] = nil
+    }
+
+    /// I4: every accepted save ends exactly once. A save that a file decides ends with the decision.
+    func endSaveIfDone(_ save: Save) {
+        let run = run(save.key.run)
+        guard run.unfinished.contains(save.key.save) else { return }
+        if finalLevel(save.upto) == .committed { guard save.decision != nil else { return } }
+        let ranks = save.ranks.values.compactMap { rankSaves[$0] }
+        guard ranks.allSatisfy({ isEnded($0) && !$0.cancelling }) else { return }
+        run.unfinished.remove(save.key.save)
+        run.ended.append(save.key.save)
+        for rankSave in ranks where rankSave.slots.allSatisfy({ $0 == nil }) { forget(rankSave) }
+        while run.ended.count > limits.endedPerRun {
+            let old = SaveKey(run: run.key, save: run.ended.removeFirst())
+            guard let gone = saves.removeValue(forKey: old) else { continue }
+            for handle in gone.ranks.values {
+                guard let rankSave = rankSaves[handle] else { continue }
+                for (chunk, slot) in rankSave.slots.enumerated() {
+                    guard let slot else { continue }
+                    if pool.slots[slot].holds == 0 { pool.release(slot) } else { pool.quarantine(slot, until: now + ms(limits.quarantineMs)) }
+                    rankSave.slots[chunk] = nil
+                }
+                rankSaves[handle] = nil
+                actions.append(.forget(handle: handle))
+            }
+        }
+    }
+
+    func tickCommit() {
+        for save in saves.values.sorted(by: { $0.key < $1.key }) where save.decision == nil && finalLevel(save.upto) == .committed {
+            if save.voidReason == nil, now - save.acceptedAt > ms(limits.commitTimeoutMs) {
+                let here = save.ranks.keys.sorted().map(String.init).joined(separator: ", ")
+                void(save, "not committed within \(limits.commitTimeoutMs / 60_000) min (this daemon serves ranks \(here) of \(save.worldSize))")
+            }
+            // A save of which something stands on the committing tier may be decided by others at any time.
+            guard now >= save.pollAt, save.voidReason != nil || anyPublished(save) || save.worldSize > save.ranks.count else { continue }
+            seekDecision(save)
+        }
+    }
+
+    func anyPublished(_ save: Save) -> Bool {
+        save.ranks.values.contains { rankSaves[$0]?.published(on: committing) == true }
+    }
+
+    // MARK: waits
+
+    func wait(call: CallID, run: RunKey, save: SaveID, rank: Int?, level: Level, deadline: Int?) {
+        guard let known = saves[SaveKey(run: run, save: save)] else { return reply(call, .failed(.unknownSave(save.description))) }
+        let handles = rank.map { known.ranks[$0].map { [$0] } ?? [] } ?? Array(known.ranks.values)
+        let parts = handles.compactMap { rankSaves[$0] }
+        if let failed = parts.first(where: { $0.failure != nil }) { return reply(call, .waited(.failed, reason: failed.failure)) }
+        if case .void(let reason)? = known.decision { return reply(call, .waited(.failed, reason: reason)) }
+        if case .committed? = known.decision { return reply(call, .waited(.committed, reason: nil)) }
+        let reached = parts.map(\.level).min()
+        if let reached, reached >= level { return reply(call, .waited(reached, reason: nil)) }
+        if finalLevel(known.upto) < level, finalLevel(known.upto) != .committed {
+            return reply(call, .failed(.invalid(name: "level", reason: "this save ends at '\(finalLevel(known.upto))' (its `upto`)")))
+        }
+        guard waits.count < limits.waits else {
+            return reply(call, .failed(.invalid(name: "wait", reason: "\(limits.waits) waits are pending already")))
+        }
+        waits.append((call, run, save, rank, level, deadline))
+    }
+
+    func answerWaits(_ rankSave: RankSave, _ level: Level, _ reason: String?) {
+        guard !waits.isEmpty else { return }
+        waits.removeAll { wait in
+            guard wait.run == rankSave.key.run, wait.save == rankSave.key.save, wait.rank == nil || wait.rank == rankSave.key.rank else { return false }
+            if level == .failed { reply(wait.call, .waited(.failed, reason: reason)); return true }
+            guard level >= wait.level else { return false }
+            if wait.rank == nil, let save = saves[rankSave.saveKey],
+               save.ranks.values.contains(where: { (rankSaves[$0]?.level ?? .committed) < wait.level }) { return false }
+            reply(wait.call, .waited(level, reason: nil))
+            return true
+        }
+    }
+
+    func tickWaits() {
+        waits.removeAll { wait in
+            guard let deadline = wait.deadline, now >= deadline else { return false }
+            reply(wait.call, .failed(.timedOut(wait.level)))
+            return true
+        }
+    }
+}

@@ -1,0 +1,299 @@
+// From staged to durable: files on tiers, chunks in flight, eviction. A chunk is *needed* until a tier that can serve it has
+// synced it, then *cache*: it serves restores and read-free flushes until its slot is wanted.
+// An error on a file voids it; the next try is a new file under a new name. A save that has lost chunks from the pool can
+// only be written again from a tier that holds the whole file.
+import CairnMessages
+import CairnModel
+
+extension Engine {
+    func flush(_ tier: Tier) {
+        guard let state = tierStates[tier], state.up else { return }
+        flushOrder.removeAll { rankSaves[$0] == nil }
+        for handle in flushOrder {
+            guard let rankSave = rankSaves[handle], rankSave.failure == nil, mayFlush(rankSave, to: tier) else { continue }
+            guard let file = rankSave.files[tier] else { startFile(rankSave, tier, fileTry: 1); continue }
+            if let retryAt = file.retryAt {
+                if now >= retryAt { startFile(rankSave, tier, fileTry: file.fileTry + 1) }
+                continue
+            }
+            switch file.phase {
+            case .creating, .publishing, .published, .failed: continue
+            case .writing:
+                writeChunks(rankSave, file, state)
+                if file.writtenCount == rankSave.chunkCount, file.syncing == nil, rankSave.isStaged { publish(rankSave, file) }
+            }
+            if state.writesInFlight >= limits.writesPerTier { break }
+        }
+    }
+
+    /// Local first; the global tier's turn comes when the local copy stands, or cannot.
+    func mayFlush(_ rankSave: RankSave, to tier: Tier) -> Bool {
+        guard targets(rankSave.upto).contains(tier), saves[rankSave.saveKey]?.voidReason == nil else { return false }
+        guard tier == .global, beside != nil, finalLevel(rankSave.upto) == .committed else { return true }
+        return rankSave.published(on: .local) || rankSave.fileFailed(on: .local) || rankSave.files[.global] != nil
+            || tierStates[.local]?.stalled == true || (!isUp(.local) && rankSave.isStaged)
+    }
+
+    func startFile(_ rankSave: RankSave, _ tier: Tier, fileTry: Int) {
+        let file = FileState(tier: tier, file: nextID, fileTry: fileTry, chunkCount: rankSave.chunkCount)
+        nextID += 1
+        rankSave.files[tier] = file
+        ask(tier, .create(handle: rankSave.handle), file: file.file) {
+            .create(id: $0, file: file.file, key: rankSave.key, fileTry: fileTry, bytes: rankSave.fileBytes)
+        }
+    }
+
+    func fileCreated(_ handle: Int, _ tier: Tier) {
+        guard let file = repliedFile(handle, tier), file.phase == .creating else { return }
+        file.phase = .writing
+    }
+
+    func writeChunks(_ rankSave: RankSave, _ file: FileState, _ state: TierState) {
+        var writes: [ChunkWrite] = []
+        while file.cursor < file.chunks.count, file.chunks[file.cursor] != .none { file.cursor += 1 }
+        for chunk in file.cursor..<file.chunks.count where file.chunks[chunk] == .none {
+            guard state.writesInFlight < limits.writesPerTier else { break }
+            if let slot = rankSave.slots[chunk] {
+                guard pool.isSealed(slot) else { continue }
+                pool.hold(slot)
+                writes.append(chunkWrite(rankSave, file, chunk, source: .pool(slot: slot), slot: slot, readBack: nil))
+            } else if rankSave.isStaged, file.tier == .global, rankSave.published(on: .local) {
+                guard let local = tierStates[.local], local.up, let slot = local.freeReadBacks.popLast() else { break }
+                file.chunks[chunk] = .inFlight
+                file.inFlight += 1
+                state.writesInFlight += 1
+                ask(.local, .readBack(handle: rankSave.handle, chunk: chunk, slot: slot), file: file.file) {
+                    .readBack(id: $0, key: rankSave.key, chunk: chunk, bytes: rankSave.bytes(ofChunk: chunk), bufferSlot: slot)
+                }
+            } else if rankSave.isStaged {
+                failRankSave(rankSave, "chunk \(chunk) left the pool and no tier holds it: \(file.failure ?? "the \(file.tier) tier's file was lost")")
+                return
+            }
+        }
+        if !writes.isEmpty { actions.append(.tier(file.tier, .write(writes))) }
+    }
+
+    func chunkWrite(_ rankSave: RankSave, _ file: FileState, _ chunk: Int, source: ChunkSource, slot: Int?, readBack: Int?) -> ChunkWrite {
+        let id = nextID
+        nextID += 1
+        if readBack == nil {
+            file.chunks[chunk] = .inFlight
+            file.inFlight += 1
+            tierStates[file.tier]?.writesInFlight += 1
+        }
+        tierStates[file.tier]?.pending[id] = (.write(handle: rankSave.handle, chunk: chunk, slot: slot, readBack: readBack), file.file, now)
+        return ChunkWrite(id: id, file: file.file, chunk: chunk, bytes: rankSave.bytes(ofChunk: chunk), source: source)
+    }
+
+    /// A chunk of the local copy is in the local worker's read buffer: it goes on to the global tier from there.
+    func readBackDone(_ handle: Int, chunk: Int, slot: Int) {
+        guard let rankSave = rankSaves[handle], rankSave.failure == nil, let file = repliedFile(handle, .global), file.phase == .writing,
+              file.chunks[chunk] == .inFlight else {
+            tierStates[.local]?.freeReadBacks.append(slot)
+            tierStates[.global]?.writesInFlight -= 1
+            return
+        }
+        // The instance is filled in by main, which knows which local worker runs.
+        let write = chunkWrite(rankSave, file, chunk, source: .peer(instance: "", slot: slot), slot: nil, readBack: slot)
+        actions.append(.tier(.global, .write([write])))
+    }
+
+    /// The file that a reply is about, if it is still the current one: a late reply about an earlier try says nothing.
+    func repliedFile(_ handle: Int, _ tier: Tier) -> FileState? {
+        guard let file = rankSaves[handle]?.files[tier], file.file == repliedFileNumber else { return nil }
+        return file
+    }
+
+    func chunkWritten(_ handle: Int, _ tier: Tier, chunk: Int, slot: Int?, readBack: Int?) {
+        writeEnded(tier, slot: slot, readBack: readBack)
+        guard let rankSave = rankSaves[handle] else { return }
+        if rankSave.failure != nil { return releaseChunks(of: rankSave) }
+        guard let file = repliedFile(handle, tier), file.phase == .writing, file.chunks[chunk] == .inFlight else { return }
+        file.chunks[chunk] = .written
+        file.inFlight -= 1
+        file.writtenCount += 1
+        tierStates[tier]?.writtenBytes += rankSave.bytes(ofChunk: chunk)
+    }
+
+    func writeEnded(_ tier: Tier, slot: Int?, readBack: Int?) {
+        tierStates[tier]?.writesInFlight -= 1
+        if let slot { pool.unhold(slot) }
+        if let readBack { tierStates[.local]?.freeReadBacks.append(readBack) }
+    }
+
+    func publish(_ rankSave: RankSave, _ file: FileState) {
+        precondition(file.inFlight == 0 && file.chunks.allSatisfy { $0 == .written || $0 == .synced }, "\(rankSave.key): published before it was written (I2)")
+        file.phase = .publishing
+        let id = nextID
+        nextID += 1
+        tierStates[file.tier]?.pending[id] = (.publish(handle: rankSave.handle), file.file, now)
+        actions.append(.publish(file.tier, id: id, file: file.file, handle: rankSave.handle, count: rankSave.count))
+    }
+
+    func filePublished(_ handle: Int, _ tier: Tier) {
+        guard let rankSave = rankSaves[handle], let file = repliedFile(handle, tier), file.phase == .publishing else { return }
+        file.phase = .published
+        for chunk in file.chunks.indices { file.chunks[chunk] = .synced }
+        guard rankSave.failure == nil else { return }
+        if tier == .local, rankSave.level < .local { tell(rankSave, .local) }
+        if tier == committing {
+            // One tier alone is both: its fsync is `local` and `global`.
+            if rankSave.level < .local { tell(rankSave, .local) }
+            if rankSave.level < .global { tell(rankSave, .global) }
+            if let save = saves[rankSave.saveKey] { seekDecision(save) }
+        }
+        endRankSaveIfDone(rankSave)
+    }
+
+    func fileSynced(_ handle: Int, _ tier: Tier) {
+        guard let file = repliedFile(handle, tier), let covered = file.syncing else { return }
+        file.syncing = nil
+        for chunk in covered where file.chunks[chunk] == .written { file.chunks[chunk] = .synced }
+    }
+
+    /// An operation on a file failed: the file is void.
+    func fileFailed(_ rankSave: RankSave, _ tier: Tier, _ failure: TierFailure) {
+        guard rankSave.failure == nil, let file = rankSave.files[tier], file.phase != .failed, file.retryAt == nil else { return }
+        abandon(file)
+        file.failure = failure.text
+        guard !isEnded(rankSave) else { file.phase = .failed; return }
+        let lost = file.chunks.indices.contains { file.chunks[$0] == .synced && rankSave.slots[$0] == nil }
+            && !(tier == .global && rankSave.published(on: .local))
+        if failure.kind == .ended {
+            // The save was decided without this file: the decision says how it ends.
+            file.phase = .failed
+            if let save = saves[rankSave.saveKey] { seekDecision(save) }
+            return
+        }
+        if lost { return failRankSave(rankSave, "\(failure.text); chunks that were synced to this file have left the pool") }
+        let waits = failure.kind == .noSpace && tier == committing
+        if file.fileTry < limits.fileTries || waits {
+            file.retryAt = now + ms(limits.retryMs * min(file.fileTry, 20))
+            return log(.warning, "\(tier) tier: \(failure.text); written anew (try \(file.fileTry + 1))", rankSave.key)
+        }
+        file.phase = .failed
+        log(.error, "\(tier) tier: \(failure.text); given up after \(file.fileTry) tries", rankSave.key)
+        if tier == .local, beside != nil, finalLevel(rankSave.upto) == .committed { return }   // the global tier takes it from memory
+        failRankSave(rankSave, failure.text)
+    }
+
+    func abandon(_ file: FileState) {
+        guard file.phase != .published, file.phase != .failed else { return }
+        if isUp(file.tier) { actions.append(.tier(file.tier, .abandon(file: file.file))) }
+    }
+
+    func abandonFiles(of rankSave: RankSave) {
+        for tier in tiers {
+            guard let file = rankSave.files[tier], file.phase != .published else { continue }
+            if file.retryAt == nil { abandon(file) }
+            file.phase = .failed
+        }
+    }
+
+    func tierFailed(_ tier: Tier, _ what: Pending, _ failure: TierFailure) {
+        switch what {
+        case .write(let handle, let chunk, let slot, let readBack):
+            writeEnded(tier, slot: slot, readBack: readBack)
+            guard let rankSave = rankSaves[handle] else { return }
+            if rankSave.failure != nil { return releaseChunks(of: rankSave) }
+            // A write of an earlier try may fail late: it says nothing about the file that replaced it.
+            guard let file = repliedFile(handle, tier), file.chunks[chunk] == .inFlight else { return }
+            file.inFlight -= 1
+            file.chunks[chunk] = .none
+            fileFailed(rankSave, tier, failure)
+        case .readBack(let handle, _, let slot):
+            tierStates[.local]?.freeReadBacks.append(slot)
+            tierStates[.global]?.writesInFlight -= 1
+            guard let rankSave = rankSaves[handle], rankSave.failure == nil else { return }
+            failRankSave(rankSave, "the local copy cannot be read back: \(failure.text)")
+        case .create(let handle), .sync(let handle), .publish(let handle):
+            guard let rankSave = rankSaves[handle], let file = repliedFile(handle, tier) else { return }
+            if case .sync = what { file.syncing = nil }
+            fileFailed(rankSave, tier, failure)
+        case .number(let key), .find(let key): attemptFailed(key, failure)
+        case .decide(let key), .void(let key), .look(let key): decisionFailed(key, failure)
+        case .choose(let key, let restore), .readChoice(let key, let restore), .chooseBeside(let key, let restore):
+            choiceFailed(key, restore, failure)
+        case .settled(let key, let restore), .verdict(let key, let restore): settleFailed(key, restore)
+        case .scan, .retain, .record: log(.warning, "\(tier) tier: \(failure.text)")
+        case .orphan: break
+        }
+    }
+
+    func attemptFailed(_ key: AttemptKey, _ failure: TierFailure) {
+        guard let attempt = runs[key.run]?.attempts[key.tokenHash] else { return }
+        attempt.asking = false
+        attempt.askAt = now + ms(limits.pollLongestMs)
+        log(.warning, "the attempt cannot be numbered: \(failure.text)")
+    }
+
+    func tickFlush() {
+        for tier in tiers {
+            guard let state = tierStates[tier], state.up else { continue }
+            let oldest = state.pending.values.map(\.at).min() ?? now
+            let stalled = now - oldest > ms(limits.stallMs)
+            if stalled != state.stalled {
+                state.stalled = stalled
+                if stalled { log(.error, "the \(tier) tier has not answered for \(limits.stallMs / 1000) s: its filesystem hangs; saves go on without it where they can") }
+                else { log(.notice, "the \(tier) tier answers again") }
+            }
+        }
+    }
+
+    // MARK: eviction
+
+    /// A free slot, or the slot of cache: the oldest save's first, such as no flush will read from memory before the others.
+    func takeSlot(handle: Int, chunk: Int) -> Int? {
+        if let slot = pool.take(handle: handle, chunk: chunk) { return slot }
+        if evictOne() { return pool.take(handle: handle, chunk: chunk) }
+        requestSyncs()
+        return nil
+    }
+
+    func evictOne() -> Bool {
+        var second: (RankSave, Int)?
+        for handle in rankSaves.keys.sorted() {
+            guard let rankSave = rankSaves[handle], rankSave.failure == nil else { continue }
+            let ended = isEnded(rankSave)
+            for (chunk, slot) in rankSave.slots.enumerated() {
+                guard let slot, pool.slots[slot].holds == 0, pool.isSealed(slot), isCache(rankSave, chunk) else { continue }
+                if ended { evict(rankSave, chunk, slot); return true }
+                if second == nil { second = (rankSave, chunk) }
+                break
+            }
+        }
+        guard let (rankSave, chunk) = second, let slot = rankSave.slots[chunk] else { return false }
+        evict(rankSave, chunk, slot)
+        return true
+    }
+
+    func evict(_ rankSave: RankSave, _ chunk: Int, _ slot: Int) {
+        rankSave.slots[chunk] = nil
+        pool.release(slot)
+        endRankSaveIfDone(rankSave)
+    }
+
+    func isCache(_ rankSave: RankSave, _ chunk: Int) -> Bool {
+        if rankSave.files.values.contains(where: { $0.phase != .failed && $0.retryAt == nil && $0.chunks[chunk] == .synced }) { return true }
+        // A save that asked for memory only is cache once a newer one of the same rank is staged, or another attempt began.
+        guard targets(rankSave.upto).isEmpty, rankSave.isStaged else { return false }
+        return rankSaves.values.contains {
+            $0.key.run == rankSave.key.run && $0.key.rank == rankSave.key.rank && $0.isStaged && $0.failure == nil
+                && ($0.key.save.attempt, $0.handle) > (rankSave.key.save.attempt, rankSave.handle)
+        }
+    }
+
+    /// Staging waits for room: what is written but not synced becomes cache by an fdatasync.
+    func requestSyncs() {
+        for handle in flushOrder {
+            guard let rankSave = rankSaves[handle], rankSave.failure == nil else { continue }
+            for tier in tiers where isUp(tier) {
+                guard let file = rankSave.files[tier], file.phase == .writing, file.retryAt == nil, file.syncing == nil else { continue }
+                let written = file.chunks.indices.filter { file.chunks[$0] == .written }
+                guard !written.isEmpty, written.count * 4 >= min(limits.slots, file.chunks.count) || file.inFlight == 0 else { continue }
+                file.syncing = written
+                ask(tier, .sync(handle: handle), file: file.file) { .sync(id: $0, file: file.file) }
+            }
+        }
+    }
+}

@@ -1,0 +1,121 @@
+// What a start or a lost worker leaves behind: saves that are durable on the local tier are finished, files under a lost
+// worker are void, slots under its I/O rest until that I/O is known done.
+import CairnMessages
+import CairnModel
+
+extension Engine {
+    func tierReady(_ tier: Tier) {
+        guard let state = tierStates[tier] else { return }
+        state.up = true
+        state.downReason = nil
+        state.stalled = false
+        if tier == .local, beside != nil { state.freeReadBacks = (0..<limits.readBacks).map { $0 + readBackBase } }
+        ask(tier, .scan) { .scan(id: $0) }
+        for save in saves.values.sorted(by: { $0.key < $1.key }) where tier == committing { save.asking = false; save.pollAt = now }
+        for run in runs.values { for attempt in run.attempts.values { attempt.asking = false } }
+    }
+
+    /// The first slot of the local worker's read buffer that main assigns (TierStart.bufferSlots).
+    var readBackBase: Int { Self.loadBufferSlots }
+    public static let loadBufferSlots = 8
+
+    func tierLost(_ tier: Tier, reason: String) {
+        guard let state = tierStates[tier] else { return }
+        state.up = false
+        state.downReason = reason
+        log(.error, "the \(tier) tier is down: \(reason)")
+        let pending = state.pending
+        state.pending.removeAll()
+        let down = TierFailure(kind: .io, text: reason)
+        for id in pending.keys.sorted() {
+            guard let (what, file, _) = pending[id] else { continue }
+            repliedFileNumber = file
+            if case .write(let handle, _, let slot?, _) = what {
+                // The dead worker's write may still read this slot: it stays held for a while (I5). The chunk itself is sound.
+                state.writesInFlight -= 1
+                resting.append((slot, handle, now + ms(limits.quarantineMs)))
+                continue
+            }
+            if case .readBack(let handle, let chunk, _) = what {
+                tierStates[.global]?.writesInFlight -= 1
+                if let file = repliedFile(handle, .global), file.chunks[chunk] == .inFlight { file.chunks[chunk] = .none; file.inFlight -= 1 }
+                continue
+            }
+            tierFailed(tier, what, down)
+        }
+        for handle in rankSaves.keys.sorted() {
+            guard let rankSave = rankSaves[handle], let file = rankSave.files[tier], file.phase != .published, file.phase != .failed else { continue }
+            file.failure = reason
+            file.retryAt = now + ms(limits.retryMs)
+        }
+    }
+
+    /// Slots that a dead worker's writes may still read, each held until its time is over.
+    func endRests() {
+        guard !resting.isEmpty else { return }
+        let over = resting.filter { $0.until <= now }
+        resting.removeAll { $0.until <= now }
+        for (slot, handle, _) in over {
+            pool.unhold(slot)
+            if let rankSave = rankSaves[handle], rankSave.failure != nil { releaseChunks(of: rankSave) }
+        }
+    }
+
+    func stagerLost(_ reason: String) {
+        guard stagerUp else { return }
+        stagerUp = false
+        log(.error, "the stager is gone: \(reason); saves that were not staged have failed")
+        for handle in rankSaves.keys.sorted() {
+            guard let rankSave = rankSaves[handle], rankSave.stagerKnows || rankSave.cancelling else { continue }
+            // The process has ended, so its copies have: the slots are free of it.
+            for slot in rankSave.slots.compactMap({ $0 }) where !pool.isSealed(slot) {
+                pool.unhold(slot)
+                rankSave.outstanding -= 1
+            }
+            rankSave.stagerKnows = false
+            rankSave.cancelling = false
+            if rankSave.failure == nil { failRankSave(rankSave, "the stager ended while copying: \(reason)") } else { releaseChunks(of: rankSave) }
+        }
+        for token in sessions.keys.sorted() { endSession(token, reason: "the stager is started anew; open again") }
+    }
+
+    func scanned(_ tier: Tier, _ found: [FoundRankSave]) {
+        tierStates[tier]?.scanned = true
+        if tier == beside {
+            for part in found where part.decision == nil { recover(part) }
+        } else {
+            for part in found where part.decision == nil {
+                let key = SaveKey(run: part.key.run, save: part.key.save)
+                guard saves[key] == nil, run(part.key.run).orphans[part.key.save] == nil else { continue }
+                // All its ranks may be there: then it only lacks the decision. If not, the next attempt voids it.
+                run(part.key.run).orphans[part.key.save] = part.worldSize
+                let worldSize = part.worldSize
+                ask(tier, .orphan(key.run, key.save)) { .decide(id: $0, run: key.run, save: key.save, worldSize: worldSize, parent: nil) }
+            }
+        }
+    }
+
+    /// Durable locally, not yet on the global tier: read back and flushed on.
+    func recover(_ part: FoundRankSave) {
+        let key = SaveKey(run: part.key.run, save: part.key.save)
+        guard saves[key]?.ranks[part.key.rank] == nil, !run(key.run).ended.contains(key.save) else { return }
+        let rankSave = RankSave(handle: newHandle(), key: part.key, fileBytes: part.fileBytes, upto: .committed, count: part.count, session: nil,
+                                now: now, order: [], waitsForEager: false, recovered: true)
+        let file = FileState(tier: .local, file: nextID, fileTry: 0, chunkCount: rankSave.chunkCount)
+        nextID += 1
+        file.phase = .published
+        file.writtenCount = rankSave.chunkCount
+        for chunk in file.chunks.indices { file.chunks[chunk] = .synced }
+        rankSave.files[.local] = file
+        rankSave.stagedChunks = rankSave.chunkCount
+        rankSave.stagedBytes = rankSave.fileBytes
+        admit(rankSave, worldSize: part.worldSize)
+        log(.notice, "found durable on the local tier: flushing it to the global tier", part.key)
+        tell(rankSave, .local)
+    }
+
+    func voidOrphan(_ run: RunKey, _ save: SaveID, worldSize: Int) {
+        guard isUp(committing) else { return }
+        ask(committing, .orphan(run, save)) { .void(id: $0, run: run, save: save, reason: "its attempt ended before all \(worldSize) ranks were durable") }
+    }
+}

@@ -1,0 +1,141 @@
+// What status shows and restores from memory need, and the invariants that the simulation checks after every event.
+import CairnMessages
+import CairnModel
+
+public struct SaveReport: Sendable {
+    public var run: RunKey, save: SaveID, level: Level, worldSize: Int, ranks: [Int], stagedRanks: Int
+    public var bytes: Int, stagedBytes: Int, localBytes: Int, globalBytes: Int, ageNs: Int, reason: String?
+}
+
+public struct PoolReport: Sendable {
+    public var slots: Int, filled: Int, free: Int, needed: Int, cached: Int, quarantined: Int
+}
+
+public struct TierReport: Sendable {
+    public var tier: Tier, up: Bool, stalled: Bool, reason: String?, queuedBytes: Int, writtenBytes: Int
+}
+
+/// Where a rank's file lies in the pool: a slot for each chunk.
+public struct ResidentRank: Sendable {
+    public var handle: Int, rank: Int, slots: [Int]
+}
+
+extension Engine {
+    public var poolReport: PoolReport {
+        var needed = 0, cached = 0
+        for rankSave in rankSaves.values {
+            for (chunk, slot) in rankSave.slots.enumerated() where slot != nil {
+                if rankSave.failure == nil, isCache(rankSave, chunk) { cached += 1 } else { needed += 1 }
+            }
+        }
+        return PoolReport(slots: limits.slots, filled: pool.filled, free: pool.freeCount, needed: needed, cached: cached,
+                          quarantined: pool.quarantinedCount + resting.count)
+    }
+
+    public var tierReports: [TierReport] {
+        tiers.map { tier in
+            let state = tierStates[tier]
+            let queued = rankSaves.values.reduce(0) { sum, rankSave in
+                guard rankSave.failure == nil, targets(rankSave.upto).contains(tier), !rankSave.published(on: tier), !isEnded(rankSave) else { return sum }
+                return sum + rankSave.fileBytes - min(rankSave.fileBytes, (rankSave.files[tier]?.writtenCount ?? 0) * Sizes.chunkBytes)
+            }
+            return TierReport(tier: tier, up: state?.up ?? false, stalled: state?.stalled ?? false, reason: state?.downReason,
+                              queuedBytes: queued, writtenBytes: state?.writtenBytes ?? 0)
+        }
+    }
+
+    public var unfinishedCount: Int { runs.values.reduce(0) { $0 + $1.unfinished.count } }
+    public var unfinishedBytes: Int { tierReports.map(\.queuedBytes).max() ?? 0 }
+    /// Unfinished saves that a drain can still finish: every rank here is staged.
+    public var drainableCount: Int {
+        saves.values.count { save in
+            runs[save.key.run]?.unfinished.contains(save.key.save) == true
+                && save.ranks.values.allSatisfy { rankSaves[$0].map { $0.isStaged && $0.failure == nil } ?? false }
+        }
+    }
+
+    public func saveReports(run: RunKey? = nil) -> [SaveReport] {
+        runs.values.filter { run == nil || $0.key == run }.sorted { $0.key < $1.key }.flatMap { run in
+            run.unfinished.sorted().compactMap { id -> SaveReport? in
+                guard let save = saves[SaveKey(run: run.key, save: id)] else { return nil }
+                let parts = save.ranks.values.compactMap { rankSaves[$0] }
+                let reason = save.voidReason ?? parts.compactMap(\.failure).first
+                return SaveReport(
+                    run: run.key, save: id, level: parts.map(\.level).min() ?? .accepted, worldSize: save.worldSize, ranks: save.ranks.keys.sorted(),
+                    stagedRanks: parts.count { $0.isStaged }, bytes: parts.reduce(0) { $0 + $1.fileBytes },
+                    stagedBytes: parts.reduce(0) { $0 + $1.stagedBytes }, localBytes: parts.reduce(0) { $0 + ($1.bytesWritten[.local] ?? 0) },
+                    globalBytes: parts.reduce(0) { $0 + ($1.bytesWritten[.global] ?? 0) }, ageNs: now - save.acceptedAt, reason: reason)
+            }
+        }
+    }
+
+    /// The latest level of each unfinished save, for a watch that begins (also after a reconnect).
+    public func notices(run: RunKey, rank: Int?) -> [Notice] {
+        rankSaves.keys.sorted().compactMap { rankSaves[$0] }.filter { $0.key.run == run && (rank == nil || $0.key.rank == rank) }.map {
+            Notice(run: $0.key.run, save: $0.key.save, rank: $0.key.rank, level: $0.level, bytes: $0.toldBytes, totalBytes: $0.fileBytes,
+                   at: now, reason: $0.failure)
+        }
+    }
+
+    public func sessionCount(run: RunKey) -> Int { sessions.values.count { $0.run == run } }
+    public var sessionTotal: Int { sessions.count }
+    public var knownRuns: [RunKey] { runs.keys.sorted() }
+    public func attemptNumber(session token: SessionToken) -> Int? { sessions[token].flatMap { attempt(of: $0)?.number } }
+    public func lastCommit(run: RunKey) -> (save: SaveID, sequence: CommitSequence, at: Int)? { runs[run]?.lastCommit }
+
+    /// The save behind a sequence, if this daemon still knows it.
+    public func save(run: RunKey, sequence: CommitSequence) -> SaveID? {
+        saves.values.first { save in
+            guard save.key.run == run, save.key.save.attempt == sequence.attempt else { return false }
+            if case .committed(let decided)? = save.decision { return decided == sequence }
+            return save.ranks[0].flatMap { rankSaves[$0]?.count } == sequence.count && save.voidReason == nil
+        }?.key.save
+    }
+
+    /// Every rank's file of this save if all of them lie whole in the pool (a restore from memory).
+    public func resident(run: RunKey, save id: SaveID) -> [ResidentRank]? {
+        guard let save = saves[SaveKey(run: run, save: id)], save.voidReason == nil, save.ranks.count == save.worldSize else { return nil }
+        var resident: [ResidentRank] = []
+        for (rank, handle) in save.ranks.sorted(by: { $0.key < $1.key }) {
+            guard let rankSave = rankSaves[handle], rankSave.failure == nil, rankSave.isStaged else { return nil }
+            let slots = rankSave.slots.compactMap { $0 }
+            guard slots.count == rankSave.chunkCount else { return nil }
+            resident.append(ResidentRank(handle: handle, rank: rank, slots: slots))
+        }
+        return resident
+    }
+
+    /// Where this daemon may restore an undecided save from: all its ranks are published locally.
+    public func isWholeLocally(run: RunKey, save id: SaveID) -> Bool {
+        guard let save = saves[SaveKey(run: run, save: id)], save.ranks.count == save.worldSize else { return false }
+        return save.ranks.values.allSatisfy { rankSaves[$0]?.published(on: .local) == true }
+    }
+
+    /// The invariants that can be read off the state. The first that does not hold, or nil.
+    public func violatedInvariant() -> String? {
+        var owners: [Int: (Int, Int)] = [:]
+        for (handle, rankSave) in rankSaves {
+            for (chunk, slot) in rankSave.slots.enumerated() {
+                guard let slot else { continue }
+                if let other = owners[slot] { return "I5: slot \(slot) belongs to chunk \(other) and to \((handle, chunk))" }
+                owners[slot] = (handle, chunk)
+                guard case .chunk(handle, chunk, _) = pool.slots[slot].content else { return "I5: slot \(slot) does not know its chunk \((handle, chunk))" }
+            }
+            if rankSave.level == .committed, rankSave.failure != nil { return "I11: \(rankSave.key) is committed and failed" }
+            if rankSave.level >= .local, rankSave.level != .failed, rankSave.failure == nil,
+               !tiers.contains(where: { rankSave.published(on: $0) }) { return "I1: \(rankSave.key) was told \(rankSave.level) but is published nowhere" }
+        }
+        for (slot, state) in pool.slots.enumerated() {
+            if case .free = state.content, state.holds != 0 { return "I5: free slot \(slot) is held" }
+            if case .chunk = state.content, owners[slot] == nil { return "I6: slot \(slot) is lost: its save is gone" }
+        }
+        for run in runs.values {
+            for id in run.unfinished where saves[SaveKey(run: run.key, save: id)] == nil { return "I4: save \(id) is unfinished but forgotten" }
+            if run.ended.count > limits.endedPerRun { return "I6: \(run.ended.count) ended saves are remembered" }
+        }
+        for state in tierStates.values where state.writesInFlight < 0 || state.writesInFlight > limits.writesPerTier {
+            return "I6: \(state.writesInFlight) writes in flight on the \(state.tier) tier"
+        }
+        return nil
+    }
+}

@@ -1,0 +1,207 @@
+// Restore by agreement: one answer for all ranks of an attempt (I12), settled by all before any goes on.
+// Across daemons the committing tier is the meeting place; where this daemon serves the whole world, it agrees with itself.
+import CairnMessages
+import CairnModel
+
+extension Engine {
+    func choose(call: CallID, session token: SessionToken, restore number: Int, step: Int?, deadline: Int?) {
+        guard let session = sessions[token], let attempt = attempt(of: session) else { return reply(call, .failed(.notOpen)) }
+        if number > 1, attempt.restores[number] == nil, attempt.restores[number - 1] == nil, attempt.servesWorld {
+            return reply(call, .failed(.invalid(name: "restore", reason: "restore \(number) comes after restore \(number - 1)")))
+        }
+        let restore = attempt.restores[number] ?? Restore(startedAt: now, step: step)
+        attempt.restores[number] = restore
+        if restore.step != step {
+            return reply(call, .failed(.invalid(name: "step", reason: "another rank of this attempt asked restore \(number) for another step")))
+        }
+        if case .chosen(let step, let sequence, _) = restore.phase { return answerChoice(call, step, sequence, asked: restore.step) }
+        restore.calls.append((call, token, deadline))
+        advance(attempt, number, restore)
+    }
+
+    func answerChoice(_ call: CallID, _ step: Int?, _ sequence: CommitSequence?, asked: Int?) {
+        guard let step, let sequence else { return reply(call, .failed(.noSuchStep(asked ?? -1))) }
+        reply(call, .chosen(step: step, sequence: sequence))
+    }
+
+    /// What older attempts of this run left unfinished here.
+    func leftovers(_ attempt: Attempt) -> [Save] {
+        guard let number = attempt.number, let run = runs[attempt.key.run] else { return [] }
+        return run.unfinished.sorted().filter { $0.attempt < number }.compactMap { saves[SaveKey(run: run.key, save: $0)] }
+            .filter { finalLevel($0.upto) == .committed }
+    }
+
+    func advance(_ attempt: Attempt, _ number: Int, _ restore: Restore) {
+        guard case .waiting = restore.phase, now >= restore.pollAt else { return }
+        let key = attempt.key
+        // A quick restart must not lose the best save: what can be finished is, the rest is voided, before anything is chosen.
+        let left = leftovers(attempt)
+        if !left.isEmpty, now - restore.startedAt < ms(limits.leftoverMs) { return }
+        if attempt.sessions[0] != nil {
+            for save in left { void(save, "its attempt ended before all ranks were durable") }
+            if let run = runs[key.run] {
+                for (save, worldSize) in run.orphans.sorted(by: { $0.key < $1.key }) where save.attempt < (attempt.number ?? 0) {
+                    voidOrphan(key.run, save, worldSize: worldSize)
+                }
+            }
+        }
+        let asks = attempt.sessions[0] != nil || now - restore.startedAt > ms(limits.choiceStandInMs)
+        guard isUp(committing), tierStates[committing]?.stalled == false else {
+            guard attempt.servesWorld, let beside, isUp(beside) else { return }
+            restore.phase = .asking
+            ask(beside, .chooseBeside(key, number)) { .list(id: $0, run: key.run) }
+            return
+        }
+        restore.phase = .asking
+        if asks {
+            let candidate = bestHere(attempt, number)
+            ask(committing, .choose(key, number)) {
+                .choose(id: $0, run: key.run, attempt: attempt.number ?? 0, restore: number, step: restore.step, candidate: candidate)
+            }
+        } else {
+            ask(committing, .readChoice(key, number)) { .readChoice(id: $0, run: key.run, attempt: attempt.number ?? 0, restore: number) }
+        }
+    }
+
+    /// The newest save that this daemon holds whole for the whole world though no file says committed.
+    func bestHere(_ attempt: Attempt, _ number: Int) -> Candidate? {
+        let tried = attempt.restores.filter { $0.key < number }.values.compactMap { restore -> CommitSequence? in
+            if case .chosen(_, let sequence, _) = restore.phase { return sequence }
+            return nil
+        }.min()
+        var best: Candidate?
+        for save in saves.values where save.key.run == attempt.key.run && save.decision == nil && save.voidReason == nil {
+            let parts = (0..<save.worldSize).compactMap { rank in save.ranks[rank].flatMap { rankSaves[$0] } }
+            guard parts.count == save.worldSize, let count = parts.first?.count,
+                  parts.allSatisfy({ $0.failure == nil && ($0.published(on: .local) || ($0.isStaged && $0.isResident)) }) else { continue }
+            let sequence = CommitSequence(attempt: save.key.save.attempt, count: count)
+            if let tried, sequence >= tried { continue }
+            if let step = attempt.restores[number]?.step, step != save.key.save.step { continue }
+            let level = parts.map(\.level).min() ?? .staged
+            if best.map({ $0.sequence < sequence }) ?? true {
+                best = Candidate(step: save.key.save.step, sequence: sequence, save: save.key.save, level: level)
+            }
+        }
+        return best
+    }
+
+    func choiceRead(_ key: AttemptKey, _ number: Int, chosen: Bool, step: Int?, sequence: CommitSequence?, save: SaveID?) {
+        guard let attempt = runs[key.run]?.attempts[key.tokenHash], let restore = attempt.restores[number] else { return }
+        guard chosen else {
+            restore.phase = .waiting
+            restore.pollAt = now + ms(100)
+            return
+        }
+        restore.phase = .chosen(step: step, sequence: sequence, save: save)
+        for (call, _, _) in restore.calls { answerChoice(call, step, sequence, asked: restore.step) }
+        restore.calls.removeAll()
+    }
+
+    func choseBeside(_ key: AttemptKey, _ number: Int, _ steps: [StepSummary]) {
+        guard let attempt = runs[key.run]?.attempts[key.tokenHash], let restore = attempt.restores[number] else { return }
+        let tried = attempt.restores.filter { $0.key < number }.values.compactMap { restore -> CommitSequence? in
+            if case .chosen(_, let sequence, _) = restore.phase { return sequence }
+            return nil
+        }.min()
+        let best = steps.filter { step in
+            if let tried, step.sequence >= tried { return false }
+            return restore.step.map { $0 == step.step } ?? !step.superseded
+        }.max { $0.sequence < $1.sequence }
+        log(.warning, "the \(committing) tier is down: restore \(number) is chosen from the local copies of commits")
+        choiceRead(key, number, chosen: true, step: best?.step, sequence: best?.sequence, save: best?.save)
+    }
+
+    func choiceFailed(_ key: AttemptKey, _ number: Int, _ failure: TierFailure) {
+        guard let attempt = runs[key.run]?.attempts[key.tokenHash], let restore = attempt.restores[number] else { return }
+        restore.phase = .waiting
+        restore.pollAt = now + ms(limits.pollLongestMs)
+        log(.warning, "the \(committing) tier cannot say which step to restore: \(failure.text)")
+    }
+
+    // MARK: settle
+
+    func settle(call: CallID, session token: SessionToken, restore number: Int, ok: Bool, reason: String?) {
+        guard let session = sessions[token], let attempt = attempt(of: session) else { return reply(call, .failed(.notOpen)) }
+        guard let restore = attempt.restores[number], case .chosen = restore.phase else {
+            return reply(call, .failed(.invalid(name: "restore", reason: "restore \(number) was not chosen yet")))
+        }
+        if let verdict = restore.verdict { return reply(call, .settled(again: !verdict)) }
+        restore.settled[session.rank] = (ok, reason)
+        restore.settleCalls.append(call)
+        restore.settleStartedAt = restore.settleStartedAt ?? now
+        if !ok { log(.warning, "rank \(session.rank) could not restore: \(reason ?? "no reason given")") }
+        advanceSettle(attempt, number, restore)
+    }
+
+    func advanceSettle(_ attempt: Attempt, _ number: Int, _ restore: Restore) {
+        guard restore.verdict == nil, let startedAt = restore.settleStartedAt, !restore.verdictAsking else { return }
+        let allOk = restore.settled.values.allSatisfy(\.ok)
+        if attempt.servesWorld || restore.settled.count == attempt.worldSize {
+            if restore.settled.count == attempt.worldSize || !allOk { conclude(attempt, restore, ok: allOk) }
+            return
+        }
+        let expected = attempt.localWorldSize ?? attempt.sessions.count
+        let key = attempt.key, late = now - startedAt > ms(limits.settleMs)
+        guard isUp(committing), now >= restore.pollAt else { return }
+        if !restore.settledPublished {
+            guard restore.settled.count >= expected || !allOk || late else { return }
+            restore.verdictAsking = true
+            let ranks = restore.settled.keys.sorted(), reason = restore.settled.values.first { !$0.ok }?.reason
+            ask(committing, .settled(key, number)) {
+                .settled(id: $0, run: key.run, attempt: attempt.number ?? 0, restore: number, ranks: ranks, ok: allOk, reason: reason)
+            }
+        } else {
+            restore.verdictAsking = true
+            let publishes = attempt.sessions[0] != nil || now - startedAt > ms(limits.standInMs)
+            ask(committing, .verdict(key, number)) {
+                .verdict(id: $0, run: key.run, attempt: attempt.number ?? 0, restore: number, worldSize: attempt.worldSize,
+                         publish: publishes, force: late)
+            }
+        }
+    }
+
+    func settledRecorded(_ key: AttemptKey, _ number: Int) {
+        guard let attempt = runs[key.run]?.attempts[key.tokenHash], let restore = attempt.restores[number] else { return }
+        restore.verdictAsking = false
+        restore.settledPublished = true
+        restore.pollAt = now
+        advanceSettle(attempt, number, restore)
+    }
+
+    func verdictRead(_ key: AttemptKey, _ number: Int, ok: Bool?) {
+        guard let attempt = runs[key.run]?.attempts[key.tokenHash], let restore = attempt.restores[number] else { return }
+        restore.verdictAsking = false
+        guard let ok else { restore.pollAt = now + ms(100); return }
+        conclude(attempt, restore, ok: ok)
+    }
+
+    func settleFailed(_ key: AttemptKey, _ number: Int) {
+        guard let restore = runs[key.run]?.attempts[key.tokenHash]?.restores[number] else { return }
+        restore.verdictAsking = false
+        restore.pollAt = now + ms(limits.pollLongestMs)
+    }
+
+    func conclude(_ attempt: Attempt, _ restore: Restore, ok: Bool) {
+        restore.verdict = ok
+        if ok, case .chosen(_, let sequence?, _) = restore.phase { attempt.parent = sequence }
+        for call in restore.settleCalls { reply(call, .settled(again: !ok)) }
+        restore.settleCalls.removeAll()
+    }
+
+    func tickRestore() {
+        for run in runs.values.sorted(by: { $0.key < $1.key }) {
+            for attempt in run.attempts.values.sorted(by: { $0.key.tokenHash < $1.key.tokenHash }) {
+                for (number, restore) in attempt.restores.sorted(by: { $0.key < $1.key }) {
+                    advance(attempt, number, restore)
+                    advanceSettle(attempt, number, restore)
+                    restore.calls.removeAll { call, _, deadline in
+                        guard let deadline, now >= deadline else { return false }
+                        let down = isUp(committing) ? nil : tierStates[committing]?.downReason
+                        reply(call, .failed(down.map { .tierDown(tier: committing.rawValue, reason: $0) } ?? .timedOut(.committed)))
+                        return true
+                    }
+                }
+            }
+        }
+    }
+}

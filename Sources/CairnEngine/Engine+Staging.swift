@@ -1,0 +1,226 @@
+// From `save()` to staged: admission, chunks into slots, the fence's bound, failure of one rank's part.
+import CairnMessages
+import CairnModel
+
+extension Engine {
+    func save(_ request: SaveRequest) {
+        guard !draining else { return reply(request.call, .failed(.draining)) }
+        guard let session = sessions[request.session], let attempt = attempt(of: session), let number = attempt.number else {
+            return reply(request.call, .failed(.notOpen))
+        }
+        let run = run(session.run)
+        guard number >= run.newest else { return reply(request.call, .failed(.attemptEnded(by: run.newest))) }
+        guard stagerUp else {
+            return reply(request.call, .failed(.tierDown(tier: Tier.memory.rawValue, reason: "the stager is being started again; save again")))
+        }
+        let id = SaveID(attempt: number, step: request.step, attemptTry: request.attemptTry)
+        let key = SaveKey(run: session.run, save: id)
+        if let handle = saves[key]?.ranks[session.rank], let known = rankSaves[handle] {
+            return repeated(request, known)
+        }
+        if run.ended.contains(id) {
+            return reply(request.call, .failed(.invalid(name: "try", reason: "save \(id) has ended; save this step with the next try")))
+        }
+        let unstaged = rankSaves.values.count { $0.session == request.session && !$0.isStaged && $0.failure == nil }
+        guard unstaged < limits.inFlightPerRank, run.unfinished.count < limits.unfinishedPerRun else {
+            return reply(request.call, .failed(.busy(step: request.step)))
+        }
+        let fileBytes = request.staging.fileBytes
+        if targets(request.upto).isEmpty, Sizes.chunks(ofFile: fileBytes) > limits.slots {
+            return reply(request.call, .failed(.tooLarge(bytes: fileBytes, limit: limits.slots * Sizes.chunkBytes)))
+        }
+        voidMissed(by: session, before: id)
+
+        if session.rank == 0 { attempt.count += 1 }
+        let eager = Set(request.eagerChunks)
+        let order = request.eagerChunks + (0..<Sizes.chunks(ofFile: fileBytes)).filter { !eager.contains($0) }
+        let rankSave = RankSave(handle: request.handle, key: RankSaveKey(run: session.run, save: id, rank: session.rank), fileBytes: fileBytes,
+                                upto: request.upto, count: session.rank == 0 ? attempt.count : nil, session: request.session, now: now,
+                                order: order, waitsForEager: request.waitsForEager, recovered: false)
+        admit(rankSave, worldSize: attempt.worldSize)
+        rankSave.stagerKnows = true
+        actions.append(.stager(.begin(request.staging)))
+        stagingTurn.append(rankSave.handle)
+        tell(rankSave, .accepted)
+        if request.waitsForEager {
+            rankSave.replyCall = request.call
+        } else {
+            reply(request.call, .saved(id, bytes: fileBytes))
+        }
+    }
+
+    /// The same save once more, after a reconnect or a lost reply: nothing is staged twice.
+    func repeated(_ request: SaveRequest, _ known: RankSave) {
+        actions.append(.forget(handle: request.handle))
+        if let failure = known.failure { return reply(request.call, .failed(.invalid(name: "save", reason: failure))) }
+        if known.waitsForEager { known.replyCall = request.call } else { reply(request.call, .saved(known.key.save, bytes: known.fileBytes)) }
+    }
+
+    func admit(_ rankSave: RankSave, worldSize: Int) {
+        let key = rankSave.saveKey
+        rankSaves[rankSave.handle] = rankSave
+        let save: Save
+        if let known = saves[key] {
+            save = known
+        } else {
+            save = Save(key: key, worldSize: worldSize, upto: rankSave.upto, now: now, pollInterval: limits.pollFirstMs)
+            saves[key] = save
+        }
+        save.ranks[rankSave.key.rank] = rankSave.handle
+        run(key.run).unfinished.insert(key.save)
+        if !targets(rankSave.upto).isEmpty { flushOrder.append(rankSave.handle) }
+        if let reason = save.voidReason { failRankSave(rankSave, reason) }
+    }
+
+    /// A rank that goes on to a later step without an earlier save will never deliver it.
+    func voidMissed(by session: Session, before id: SaveID) {
+        for save in saves.values.sorted(by: { $0.key < $1.key })
+        where save.key.run == session.run && save.key.save.attempt == id.attempt && save.key.save.step < id.step
+            && save.decision == nil && save.ranks[session.rank] == nil && run(session.run).unfinished.contains(save.key.save) {
+            void(save, "rank \(session.rank) saved step \(id.step) without saving step \(save.key.save.step)")
+        }
+    }
+
+    // MARK: chunks
+
+    func assignChunks() {
+        guard stagerUp, !stagingTurn.isEmpty else { return }
+        var assigned: [ChunkAssignment] = []
+        var idle = 0
+        // One chunk a turn, so that ranks are served alike.
+        while idle < stagingTurn.count, !stagingTurn.isEmpty {
+            let handle = stagingTurn.removeFirst()
+            guard let rankSave = rankSaves[handle], rankSave.failure == nil, !rankSave.unassigned.isEmpty else { idle = 0; continue }
+            stagingTurn.append(handle)
+            guard rankSave.outstanding < limits.assignedPerRank else { idle += 1; continue }
+            guard let chunk = rankSave.unassigned.last, let slot = takeSlot(handle: handle, chunk: chunk) else { break }
+            rankSave.unassigned.removeLast()
+            rankSave.slots[chunk] = slot
+            rankSave.outstanding += 1
+            pool.hold(slot)
+            assigned.append(ChunkAssignment(handle: handle, chunk: chunk, slot: slot))
+            idle = 0
+        }
+        if !assigned.isEmpty { actions.append(.stager(.stage(assigned))) }
+    }
+
+    func chunkStaged(_ staged: ChunkStaged) {
+        guard let rankSave = rankSaves[staged.handle], rankSave.failure == nil, rankSave.slots[staged.chunk] == staged.slot else { return }
+        pool.unhold(staged.slot)
+        pool.seal(staged.slot)
+        rankSave.outstanding -= 1
+        rankSave.stagedChunks += 1
+        rankSave.stagedBytes += rankSave.bytes(ofChunk: staged.chunk)
+        rankSave.progressAt = now
+        precondition(rankSave.stagedChunks <= rankSave.chunkCount, "\(rankSave.key): more chunks were staged than there are")
+        guard rankSave.isStaged else { return }
+        rankSave.stagerKnows = false
+        actions.append(.stager(.finish(handle: rankSave.handle)))
+        tell(rankSave, .staged)
+        if finalLevel(rankSave.upto) == .staged { endRankSaveIfDone(rankSave) }
+    }
+
+    func eagerStaged(_ handle: Int) {
+        guard let rankSave = rankSaves[handle], rankSave.failure == nil, rankSave.waitsForEager else { return }
+        rankSave.waitsForEager = false
+        reply(rankSave.replyCall, .saved(rankSave.key.save, bytes: rankSave.fileBytes))
+        rankSave.replyCall = nil
+    }
+
+    func stageFailed(_ handle: Int, kind: StageFailureKind, text: String) {
+        guard let rankSave = rankSaves[handle], rankSave.failure == nil else { return }
+        failRankSave(rankSave, text)
+    }
+
+    func sessionHungUp(_ token: SessionToken) {
+        for handle in rankSaves.keys.sorted() {
+            guard let rankSave = rankSaves[handle], rankSave.session == token, !rankSave.isStaged else { continue }
+            failRankSave(rankSave, "the rank gave up waiting for the fence, so its memory may have changed")
+        }
+    }
+
+    // MARK: failure of one rank's part
+
+    /// This rank's part will never be whole: its manifest will not exist, so the save is void for all.
+    func failRankSave(_ rankSave: RankSave, _ reason: String) {
+        guard rankSave.failure == nil else { return }
+        precondition(rankSave.level != .committed, "\(rankSave.key): failed after it was committed (I11)")
+        rankSave.failure = reason
+        rankSave.unassigned.removeAll()
+        if let call = rankSave.replyCall {
+            reply(call, .failed(.invalid(name: "save", reason: reason)))
+            rankSave.replyCall = nil
+        }
+        if rankSave.stagerKnows, !rankSave.cancelling {
+            rankSave.cancelling = true
+            actions.append(.stager(.cancel(handle: rankSave.handle)))
+        }
+        abandonFiles(of: rankSave)
+        log(.warning, "save failed: \(reason)", rankSave.key)
+        tell(rankSave, .failed, reason: reason)
+        if let save = saves[rankSave.saveKey] { void(save, "rank \(rankSave.key.rank): \(reason)") }
+        releaseChunks(of: rankSave)
+    }
+
+    func cancelled(_ handle: Int, busySlots: [Int]) {
+        guard let rankSave = rankSaves[handle] else { return }
+        rankSave.cancelling = false
+        rankSave.stagerKnows = false
+        for (chunk, slot) in rankSave.slots.enumerated() {
+            guard let slot, !pool.isSealed(slot) else { continue }
+            pool.unhold(slot)
+            rankSave.outstanding -= 1
+            if busySlots.contains(slot) {
+                pool.quarantine(slot, until: nil)
+                rankSave.slots[chunk] = nil
+            }
+        }
+        releaseChunks(of: rankSave)
+    }
+
+    func slotFree(_ slot: Int) {
+        guard case .quarantined(nil) = pool.slots[slot].content else { return }
+        pool.release(slot)
+    }
+
+    /// Gives back what nobody uses of a failed save, and forgets it when all is given back.
+    func releaseChunks(of rankSave: RankSave) {
+        guard rankSave.failure != nil, !rankSave.cancelling else { return }
+        for (chunk, slot) in rankSave.slots.enumerated() {
+            guard let slot, pool.slots[slot].holds == 0 else { continue }
+            pool.release(slot)
+            rankSave.slots[chunk] = nil
+        }
+        if rankSave.slots.allSatisfy({ $0 == nil }) { endRankSaveIfDone(rankSave) }
+    }
+
+    func tickStaging() {
+        for handle in rankSaves.keys.sorted() {
+            guard let rankSave = rankSaves[handle], rankSave.failure == nil, !rankSave.isStaged,
+                  now - rankSave.progressAt > ms(limits.fenceMs) else { continue }
+            let why = pool.freeCount == 0
+                ? "the pool is full and no tier frees it (see `cairn status`)"
+                : "the rank's memory could not be read"
+            failRankSave(rankSave, "nothing was staged for \(limits.fenceMs / 1000) s: \(why)")
+        }
+        // Progress for watchers, at most once a tick for each save.
+        for handle in rankSaves.keys.sorted() {
+            guard let rankSave = rankSaves[handle], rankSave.failure == nil else { continue }
+            let bytes = rankSave.isStaged ? rankSave.bytesWritten.values.max() ?? 0 : rankSave.stagedBytes
+            guard bytes != rankSave.toldBytes, rankSave.level < .global else { continue }
+            rankSave.toldBytes = bytes
+            actions.append(.tell(Notice(run: rankSave.key.run, save: rankSave.key.save, rank: rankSave.key.rank, level: rankSave.level,
+                                        bytes: bytes, totalBytes: rankSave.fileBytes, at: now, reason: nil)))
+        }
+    }
+
+    func tell(_ rankSave: RankSave, _ level: Level, reason: String? = nil) {
+        precondition(rankSave.level <= level && (rankSave.level != .failed || level == .failed), "\(rankSave.key): \(level) told after \(rankSave.level) (I4)")
+        rankSave.level = level
+        let bytes = level == .accepted || level == .failed ? rankSave.stagedBytes : rankSave.fileBytes
+        rankSave.toldBytes = bytes
+        actions.append(.tell(Notice(run: rankSave.key.run, save: rankSave.key.save, rank: rankSave.key.rank, level: level, bytes: bytes,
+                                    totalBytes: rankSave.fileBytes, at: now, reason: reason)))
+        answerWaits(rankSave, level, reason)
+    }
+}

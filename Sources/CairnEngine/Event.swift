@@ -1,0 +1,104 @@
+// What the engine is told, and what it asks for. Time comes with each event, in nanoseconds of a monotonic clock.
+import CairnMessages
+import CairnModel
+
+public typealias CallID = Int
+public typealias SessionToken = String
+
+public struct OpenRequest: Sendable {
+    public var call: CallID, session: SessionToken, run: RunKey, rank: Int, worldSize: Int, localWorldSize: Int?
+    public var tokenHash: String, pid: Int32
+    public init(call: CallID, session: SessionToken, run: RunKey, rank: Int, worldSize: Int, localWorldSize: Int?, tokenHash: String, pid: Int32) {
+        self.call = call; self.session = session; self.run = run; self.rank = rank; self.worldSize = worldSize
+        self.localWorldSize = localWorldSize; self.tokenHash = tokenHash; self.pid = pid
+    }
+}
+
+public struct SaveRequest: Sendable {
+    public var call: CallID, session: SessionToken, handle: Int, step: Int, attemptTry: Int, upto: Level
+    public var staging: BeginStaging
+    /// Chunks that hold eager bytes, ascending, the header's among them.
+    public var eagerChunks: [Int]
+    /// Whether the reply waits for `eagerStaged`: some eager bytes are the rank's own memory.
+    public var waitsForEager: Bool
+    public init(call: CallID, session: SessionToken, handle: Int, step: Int, attemptTry: Int, upto: Level, staging: BeginStaging,
+                eagerChunks: [Int], waitsForEager: Bool) {
+        self.call = call; self.session = session; self.handle = handle; self.step = step; self.attemptTry = attemptTry
+        self.upto = upto; self.staging = staging; self.eagerChunks = eagerChunks; self.waitsForEager = waitsForEager
+    }
+}
+
+public enum Event: Sendable {
+    case open(OpenRequest)
+    /// The session's process is gone, it closed, or a newer one replaced it.
+    case sessionEnded(SessionToken, reason: String)
+    case save(SaveRequest)
+    /// The session hung up its socket before its save was staged: memory may have changed (I13).
+    case hungUp(SessionToken)
+    case wait(call: CallID, run: RunKey, save: SaveID, rank: Int?, level: Level, deadline: Int?)
+    case choose(call: CallID, session: SessionToken, restore: Int, step: Int?, deadline: Int?)
+    case settle(call: CallID, session: SessionToken, restore: Int, ok: Bool, reason: String?)
+    /// The caller of a pending call is gone.
+    case callGone(CallID)
+    case stagerReady
+    case stagerLost(reason: String)
+    case stager(StagerReply)
+    case tierReady(Tier)
+    case tierLost(Tier, reason: String)
+    case tier(Tier, TierReply)
+    /// Slots are being copied out of, or no longer are (a restore from memory).
+    case slotsHeld([Int])
+    case slotsReleased([Int])
+    case drain(Bool)
+    case tick
+}
+
+public enum EngineError: Error, Hashable, Sendable {
+    case attemptEnded(by: Int)
+    case rankTaken(pid: Int32)
+    case unknownSave(String)
+    case busy(step: Int)
+    case tooLarge(bytes: Int, limit: Int)
+    case noSuchStep(Int)
+    case tierDown(tier: String, reason: String)
+    case invalid(name: String, reason: String)
+    case timedOut(Level)
+    case draining
+    case notOpen
+}
+
+public enum Answer: Hashable, Sendable {
+    case opened(session: SessionToken, attempt: Int, needsDescriptor: Bool)
+    case saved(SaveID, bytes: Int)
+    case waited(Level, reason: String?)
+    case chosen(step: Int, sequence: CommitSequence)
+    case settled(again: Bool)
+    case failed(EngineError)
+}
+
+/// One level reached (or progress within it), for watchers.
+public struct Notice: Hashable, Sendable {
+    public var run: RunKey, save: SaveID, rank: Int, level: Level, bytes: Int, totalBytes: Int, at: Int, reason: String?
+    public init(run: RunKey, save: SaveID, rank: Int, level: Level, bytes: Int, totalBytes: Int, at: Int, reason: String?) {
+        self.run = run; self.save = save; self.rank = rank; self.level = level; self.bytes = bytes
+        self.totalBytes = totalBytes; self.at = at; self.reason = reason
+    }
+}
+
+public enum Severity: String, Sendable { case info, notice, warning, error }
+
+public enum Action: Sendable {
+    case reply(CallID, Answer)
+    /// Main adds the header to `begin`.
+    case stager(StagerRequest)
+    /// Main adds the manifest and CRCs to `publish` (of the rank save `handle`) and the record to `recordDecision`.
+    case tier(Tier, TierRequest)
+    case publish(Tier, id: Int, file: Int, handle: Int, count: Int?)
+    case recordDecision(Tier, id: Int, run: RunKey, save: SaveID)
+    case tell(Notice)
+    /// Nothing refers to this rank save's plan and CRCs any more.
+    case forget(handle: Int)
+    /// This session belongs to an attempt that a newer one ended.
+    case attemptEnded(SessionToken, by: Int)
+    case log(Severity, String, run: RunKey?, save: SaveID?, rank: Int?)
+}

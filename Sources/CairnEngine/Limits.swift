@@ -1,0 +1,53 @@
+// Every limit of the engine, each with its reason. No queue, retry or wait in it is unbounded.
+import CairnModel
+
+public struct EngineLimits: Sendable {
+    /// Chunk slots of the pool.
+    public var slots = 128
+    /// Saves of one rank that are not yet staged; one more is refused with Busy.
+    public var inFlightPerRank = 2
+    /// Chunks of one rank's save that are handed to the stager at once: enough to keep its threads busy, few enough to be fair.
+    public var assignedPerRank = 16
+    /// Writes in flight per tier: fio reaches the device's rate at depth 4-16.
+    public var writesPerTier = 16
+    /// Reads back from the local tier in flight: TierStart.readBackSlots.
+    public var readBacks = 4
+    /// A save fails when none of its chunks was staged for so long.
+    public var fenceMs = 30_000
+    /// A save that no decision ended is voided after so long.
+    public var commitTimeoutMs = 30 * 60_000
+    /// How long an Open waits for the attempt's number (rank 0's daemon, the committing tier).
+    public var attemptTimeoutMs = 60_000
+    /// How long a restore waits for what an older attempt left in flight before that is voided.
+    public var leftoverMs = 15_000
+    /// After so long any daemon may do rank 0's daemon's part of a commit or a choice.
+    public var standInMs = 30_000
+    public var choiceStandInMs = 10_000
+    /// A worker that owes a reply for so long is stalled: its tier is degraded until it answers.
+    public var stallMs = 10_000
+    /// Slots under the writes of a worker that died come back only after so long: its I/O may still land.
+    public var quarantineMs = 30_000
+    /// Tries to write one rank's file to one tier before the tier counts as failed for that save.
+    public var fileTries = 3
+    public var retryMs = 500
+    /// Polls of the committing tier for other nodes' news: first and longest interval.
+    public var pollFirstMs = 20
+    public var pollLongestMs = 1_000
+    /// Ended saves remembered per run, for Wait and for restores from memory.
+    public var endedPerRun = 16
+    /// Sessions and runs at once.
+    public var sessions = 4_096
+    /// Unfinished saves of one run that wait for the global tier; one more is refused with Busy.
+    public var unfinishedPerRun = 64
+    /// Waits and watches pending at once.
+    public var waits = 16_384
+    /// Drain and settle are bounded by their callers; a settle without a verdict ends so.
+    public var settleMs = 10 * 60_000
+
+    public init() {}
+    public func verify() {
+        precondition(slots >= 16, "a pool needs at least 16 chunks: the chunks that eager and lazy bytes share must fit")
+        precondition(assignedPerRank >= 1 && writesPerTier >= 1 && inFlightPerRank >= 1, "no queue may have no place")
+        precondition(pollFirstMs > 0 && pollFirstMs <= pollLongestMs, "polls begin short")
+    }
+}
