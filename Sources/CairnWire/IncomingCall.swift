@@ -2,7 +2,6 @@
 // the same parse, that method's parameters.
 //   {"method": "dev.cairn.Checkpoint.Save", "parameters": {...}, "more": true, "oneway": true, "upgrade": true}
 // Parameters that a method does not have are refused, as systemd does: a misspelt option must not be silently ignored.
-import FoundationEssentials
 
 public struct IncomingCall: Sendable {
     public let method: String
@@ -17,10 +16,10 @@ public struct IncomingCall: Sendable {
 
     /// `message` without its NUL. Throws where it is no call at all: close the connection, for nothing later on it can be trusted.
     public init(message: [UInt8]) throws(ProtocolViolation) {
-        try ProtocolViolation.checkDepth(message)
+        let tree = try JSONTree(message)
         let envelope: Envelope
         do {
-            envelope = try JSONDecoder().decode(Envelope.self, from: Data(message))
+            envelope = try Envelope(from: JSONTreeDecoder(tree: tree, node: 0))
         } catch {
             throw ProtocolViolation(error)
         }
@@ -53,17 +52,17 @@ private struct Envelope: Decodable {
 
     private static func request(_ method: String, _ container: KeyedDecodingContainer<CodingKeys>,
                                 more: Bool, upgrade: Bool) throws -> Request {
-        guard let entry = RequestTable.methods[method] else {
+        guard let reader = RequestReader.byName[method] else {
             guard let dot = method.lastIndex(of: ".") else { throw WireError.methodNotFound(method: method) }
             let interface = String(method[..<dot])
             throw Service.texts[interface] == nil
                 ? WireError.interfaceNotFound(interface: interface) : WireError.methodNotFound(method: method)
         }
         if upgrade { throw WireError.notSupported(feature: "upgrade") }
-        if entry.streams && !more { throw WireError.expectedMore }
+        if reader.method.streams && !more { throw WireError.expectedMore }
         do {
             let present = try container.contains(.parameters) && !container.decodeNil(forKey: .parameters)
-            return try entry.read(Parameters(decoder: present ? container.superDecoder(forKey: .parameters) : nil))
+            return try reader.read(Parameters(decoder: present ? container.superDecoder(forKey: .parameters) : nil))
         } catch let error as DecodingError {
             throw WireError.invalidParameter(parameter: error.parameterPath)
         }
@@ -75,7 +74,7 @@ struct Parameters {
     let decoder: (any Decoder)?
 
     func decode<Fields: WireFields>(_: Fields.Type) throws -> Fields {
-        guard let decoder else { return try JSONDecoder().decode(Fields.self, from: Data("{}".utf8)) }
+        let decoder = try decoder ?? JSONTreeDecoder.emptyObject
         let known = Fields.CodingKeys.allCases.map(\.stringValue)
         for key in try decoder.container(keyedBy: WireKey.self).allKeys where !known.contains(key.stringValue) {
             throw WireError.invalidParameter(parameter: key.stringValue)

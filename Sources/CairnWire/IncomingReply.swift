@@ -1,7 +1,6 @@
 // One reply as a client receives it: the method's typed reply, or a typed error.
 //   {"parameters": {...}, "continues": true}   or   {"error": "dev.cairn.Checkpoint.Busy", "parameters": {"step": 1200}}
 // Fields that this version does not know are ignored, so that a daemon may be newer than its clients.
-import FoundationEssentials
 
 public struct IncomingReply<Reply: WireFields>: Sendable {
     public let result: Result<Reply, WireError>
@@ -9,9 +8,9 @@ public struct IncomingReply<Reply: WireFields>: Sendable {
     public let continues: Bool
 
     public init(message: [UInt8]) throws(ProtocolViolation) {
-        try ProtocolViolation.checkDepth(message)
+        let tree = try JSONTree(message)
         do {
-            let envelope = try JSONDecoder().decode(Envelope<Reply>.self, from: Data(message))
+            let envelope = try Envelope<Reply>(from: JSONTreeDecoder(tree: tree, node: 0))
             result = envelope.result
             continues = envelope.continues
         } catch {
@@ -35,7 +34,7 @@ private struct Envelope<Reply: WireFields>: Decodable {
         } else if present {
             result = .success(try container.decode(Reply.self, forKey: .parameters))
         } else {
-            result = .success(try JSONDecoder().decode(Reply.self, from: Data("{}".utf8)))
+            result = .success(try Reply(from: JSONTreeDecoder.emptyObject))
         }
     }
 }

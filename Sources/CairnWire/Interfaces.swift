@@ -22,8 +22,7 @@ public enum Service {
     ]
 
     public static func info(version: String) -> GetInfo.Reply {
-        GetInfo.Reply(vendor: "Cairn", product: "cairnd", version: version, url: "https://github.com/cairn-dev/cairn",
-                      interfaces: [Service.interface, Checkpoint.interface, Operations.interface])
+        GetInfo.Reply(vendor: "Cairn", product: "cairnd", version: version, url: "", interfaces: [Service.interface, Checkpoint.interface, Operations.interface])
     }
 
     public static func description(of interface: String) throws(WireError) -> GetInterfaceDescription.Reply {

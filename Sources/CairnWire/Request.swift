@@ -52,13 +52,14 @@ extension Service {
 }
 
 /// How the parameters of each method are read, by the method's full name.
-enum RequestTable {
-    typealias Read = @Sendable (Parameters) throws -> Request
+struct RequestReader: Sendable {
+    let method: any WireMethod.Type
+    let read: @Sendable (Parameters) throws -> Request
 
-    static let methods: [String: (streams: Bool, read: Read)] = {
-        var table: [String: (streams: Bool, read: Read)] = [:]
+    static let byName: [String: RequestReader] = {
+        var table: [String: RequestReader] = [:]
         func add<Method: WireMethod>(_: Method.Type, _ make: @escaping @Sendable (Method.Parameters) -> Request) {
-            table[Method.name] = (Method.streams, { try make($0.decode(Method.Parameters.self)) })
+            table[Method.name] = RequestReader(method: Method.self) { try make($0.decode(Method.Parameters.self)) }
         }
         add(Checkpoint.Open.self) { .checkpoint(.open($0)) }
         add(Checkpoint.Attach.self) { .checkpoint(.attach($0)) }

@@ -26,11 +26,12 @@ public struct Nothing: WireFields {
     public enum CodingKeys: CodingKey, CaseIterable {}
 }
 
-/// A field name that is known at run time only.
+/// A field name that is known at run time only, or a place in an array.
 struct WireKey: CodingKey {
     let stringValue: String
-    init(_ name: String) { stringValue = name }
+    let intValue: Int?
+    init(_ name: String) { stringValue = name; intValue = nil }
+    init(index: Int) { stringValue = String(index); intValue = index }
     init?(stringValue: String) { self.init(stringValue) }
-    var intValue: Int? { nil }
-    init?(intValue: Int) { nil }
+    init?(intValue: Int) { self.init(index: intValue) }
 }
