@@ -1,4 +1,93 @@
 // What Swift cannot import from glibc and the kernel: macros, variadics and GNU-only calls. Thin, no logic.
+// Every function returns what its system call returns: -1 with errno set on failure.
 #ifndef CAIRN_CLINUX_H
 #define CAIRN_CLINUX_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+
+// Files
+enum {
+    CAIRN_OPEN_READ = 1, CAIRN_OPEN_WRITE = 2, CAIRN_OPEN_CREATE = 4, CAIRN_OPEN_EXCLUSIVE = 8,
+    CAIRN_OPEN_DIRECT = 16, CAIRN_OPEN_APPEND = 32, CAIRN_OPEN_TRUNCATE = 64, CAIRN_OPEN_FOLDER = 128,
+};
+/// Below `base`, no symlink anywhere, always CLOEXEC and NOCTTY.
+int cairn_open_beneath(int base, const char *path, int set, unsigned mode);
+/// One component, O_NOFOLLOW: the step of the fallback where openat2 is refused.
+int cairn_open_component(int base, const char *name, int set, unsigned mode);
+int cairn_open_root(const char *path);
+int cairn_duplicate(int fd);
+int cairn_status_flags(int fd);
+int cairn_allocate(int fd, int64_t offset, int64_t bytes);
+
+struct cairn_file_space { uint64_t total_bytes, free_bytes; int64_t type; };
+int cairn_space(int fd, struct cairn_file_space *space);
+struct cairn_file_status {
+    int64_t bytes, modified_seconds;
+    uint64_t device, inode;
+    uint32_t mode, uid, links;
+};
+/// `name` NULL: the descriptor itself; never follows a symlink.
+int cairn_status(int fd, const char *name, struct cairn_file_status *status);
+/// O_DIRECT's alignment: -1 when the filesystem does not say, 0 when it refuses O_DIRECT.
+int cairn_direct_alignment(int fd);
+int cairn_try_lock(int fd);
+
+// Memory
+enum { CAIRN_SEAL_SEAL = 1, CAIRN_SEAL_SHRINK = 2, CAIRN_SEAL_GROW = 4 };
+int cairn_memfd(const char *name);
+int cairn_add_seals(int fd, int set);
+int cairn_seals(int fd);
+int cairn_populate(void *address, size_t bytes);
+int cairn_huge_pages(void *address, size_t bytes);
+ssize_t cairn_read_process(pid_t pid, void *to, size_t bytes, const struct iovec *pieces, unsigned count);
+int cairn_eventfd(void);
+int cairn_eventfd_signal(int fd);
+/// 0 when nothing was signalled.
+uint64_t cairn_eventfd_drain(int fd);
+ssize_t cairn_random(void *to, size_t bytes);
+
+// Processes and threads
+int cairn_pidfd(pid_t pid);
+int cairn_signal_pidfd(int pidfd, int signal);
+/// Returns the child's pid; -1 with errno when it could not be started, execve's own failure included.
+pid_t cairn_spawn(const char *executable, char *const arguments[], char *const environment[],
+                  const int *from, const int *as, int count, int die_with_parent);
+/// 1: ended, and reaped; 0: still runs. `signal` is 0 when it ended by exit(`code`).
+int cairn_reap(pid_t pid, int *code, int *signal);
+pid_t cairn_thread_id(void);
+int cairn_set_scheduler(pid_t thread, int policy);      // 0 other, 1 batch, 2 idle
+int cairn_set_niceness(pid_t thread, int niceness);     // 0: the calling thread
+int cairn_set_name(const char *name);
+int cairn_set_dumpable(int dumpable);
+int cairn_ignore_signal(int number);
+char *const *cairn_environment(void);
+int cairn_memory_lock_limit(uint64_t *soft, uint64_t *hard);
+int cairn_open_files_limit(uint64_t *soft, uint64_t *hard);
+/// Soft limit to hard limit; 0 memory lock, 1 open files.
+int cairn_raise_limit(int which);
+
+// Sockets
+int cairn_unix_socket(int nonblocking);
+int cairn_unix_datagram(void);
+int cairn_unix_pair(int fds[2]);
+/// `abstract_name`: the name is not a path.
+int cairn_unix_bind(int fd, const char *path, size_t bytes);
+int cairn_unix_connect(int fd, const char *path, size_t bytes, int abstract_name);
+int cairn_unix_accept(int fd);
+int cairn_unix_send_timeout(int fd, int milliseconds);
+int cairn_unix_peer(int fd, int32_t *pid, uint32_t *uid, uint32_t *gid);
+ssize_t cairn_receive(int fd, void *to, size_t bytes, int wait);
+/// Descriptors arrive CLOEXEC; `truncated` is 1 when some did not fit and were dropped by the kernel.
+ssize_t cairn_receive_descriptors(int fd, void *to, size_t bytes, int wait, int *fds, int room, int *count, int *truncated);
+ssize_t cairn_send(int fd, const void *from, size_t bytes, int wait, const int *fds, int count);
+/// Set of 1 readable, 2 writable, 4 hung up (the peer closed or shut down its writing side), 8 error; 0 on timeout.
+int cairn_poll(int fd, int readable, int writable, int milliseconds);
+
+// Errors
+const char *cairn_errno_name(int code);
+const char *cairn_errno_text(int code);
+
 #endif

@@ -1,0 +1,110 @@
+// A mapping, and all that is done to its bytes. Every range is checked here, so that no other module needs a pointer.
+import CLinux
+import Glibc
+
+// @unchecked: base and size are set once in init. Who may touch which bytes is the owner's rule (a chunk belongs to one thread
+// at a time); two threads on one byte would be that owner's bug, as with any shared memory.
+@safe public final class MemoryMap: @unchecked Sendable {
+    public let bytes: Int
+    public let isWritable: Bool
+    private let base: UnsafeMutableRawPointer
+
+    public init(_ descriptor: Descriptor, bytes: Int, writable: Bool) throws(IOFailure) {
+        precondition(bytes > 0, "map of \(bytes) bytes")
+        let found = unsafe mmap(nil, bytes, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, descriptor.raw, 0)
+        guard let address = unsafe found, unsafe address != MAP_FAILED else {
+            throw IOFailure(operation: "mmap", errno: errno, path: "\(bytes) bytes")
+        }
+        unsafe base = unsafe address
+        self.bytes = bytes; isWritable = writable
+    }
+
+    /// Private pages of this process, for scratch that needs an address (and tests).
+    public init(anonymous bytes: Int) throws(IOFailure) {
+        let found = unsafe mmap(nil, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+        guard let address = unsafe found, unsafe address != MAP_FAILED else {
+            throw IOFailure(operation: "mmap", errno: errno, path: "\(bytes) bytes")
+        }
+        unsafe base = unsafe address
+        self.bytes = bytes; isWritable = true
+    }
+
+    deinit { unsafe munmap(base, bytes) }
+
+    /// The one place where a range becomes a pointer.
+    func pointer(_ offset: Int, _ count: Int, writing: Bool = false) -> UnsafeMutableRawPointer {
+        precondition(offset >= 0 && count >= 0 && offset <= bytes && count <= bytes - offset, "\(offset)+\(count) of \(bytes) mapped bytes")
+        precondition(!writing || isWritable, "write to a map that is only for reading")
+        return unsafe base + offset
+    }
+
+    /// Where the bytes are in this process; for tests that read their own memory.
+    public func address(of offset: Int) -> UInt64 { unsafe UInt64(UInt(bitPattern: pointer(offset, 0))) }
+
+    /// Every page present and writable now, not at first touch.
+    public func prefault(offset: Int, bytes count: Int) throws(IOFailure) {
+        guard count > 0 else { return }
+        let start = unsafe pointer(offset, count, writing: true)
+        do { try syscall("prefault") { unsafe cairn_populate(start, count) } } catch {
+            guard error.errno == EINVAL else { throw error }            // a kernel before 5.14
+            var page = 0
+            while page < count {
+                let byte = unsafe start.load(fromByteOffset: page, as: UInt8.self)
+                unsafe start.storeBytes(of: byte, toByteOffset: page, as: UInt8.self)
+                page += 4096
+            }
+        }
+    }
+
+    /// Keeps the pages in memory; ENOMEM or EPERM where RLIMIT_MEMLOCK forbids it.
+    public func lock(offset: Int, bytes count: Int) throws(IOFailure) {
+        let start = unsafe pointer(offset, count)
+        try syscall("mlock") { unsafe mlock(start, count) }
+    }
+
+    /// False where the kernel has no huge pages for this mapping.
+    @discardableResult
+    public func adviseHugePages() -> Bool { unsafe cairn_huge_pages(base, bytes) == 0 }
+
+    public func copy(from source: [UInt8], at offset: Int) { copy(from: source[...], at: offset) }
+
+    public func copy(from source: ArraySlice<UInt8>, at offset: Int) {
+        let to = unsafe pointer(offset, source.count, writing: true)
+        unsafe source.withUnsafeBytes { from in
+            guard let start = from.baseAddress else { return }
+            unsafe to.copyMemory(from: start, byteCount: from.count)
+        }
+    }
+
+    public func copyBytes(offset: Int, count: Int) -> [UInt8] {
+        let from = unsafe pointer(offset, count)
+        return unsafe [UInt8](unsafeUninitializedCapacity: count) { buffer, filled in
+            if count > 0 { unsafe UnsafeMutableRawPointer(buffer.baseAddress!).copyMemory(from: from, byteCount: count) }
+            filled = count
+        }
+    }
+
+    /// Between two maps, or within one (ranges may overlap).
+    public func copy(from other: MemoryMap, at: Int, to: Int, bytes count: Int) {
+        let from = unsafe other.pointer(at, count), target = unsafe pointer(to, count, writing: true)
+        unsafe memmove(target, from, count)
+    }
+
+    public func zero(offset: Int, bytes count: Int) {
+        let start = unsafe pointer(offset, count, writing: true)
+        unsafe memset(start, 0, count)
+    }
+
+    public func crc32c(offset: Int, bytes count: Int, seed: UInt32 = 0) -> UInt32 {
+        let start = unsafe pointer(offset, count)
+        return unsafe Checksum.crc32c(seed: seed, UnsafeRawBufferPointer(start: start, count: count))
+    }
+
+    /// For CairnIO's own use and for callers that only pass the buffer on.
+    public func withBytes<Result, Failure: Error>(
+        offset: Int, bytes count: Int, _ body: (UnsafeRawBufferPointer) throws(Failure) -> Result
+    ) throws(Failure) -> Result {
+        let start = unsafe pointer(offset, count)
+        return unsafe try body(UnsafeRawBufferPointer(start: start, count: count))
+    }
+}
