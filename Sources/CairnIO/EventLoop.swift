@@ -9,8 +9,7 @@ import Glibc
 @safe public final class EventLoop {
     let loop: UnsafeMutablePointer<uv_loop_t>
     private let thread: Int32
-    /// Handles that are not closed yet.
-    fileprivate(set) var handles: [ObjectIdentifier: LoopHandle] = [:]
+    let open = OpenHandles()
 
     public init() throws(IOFailure) {
         thread = cairn_thread_id()
@@ -24,7 +23,7 @@ import Glibc
     }
 
     deinit {
-        for handle in handles.values { handle.close() }
+        for handle in open.handles.values { handle.close() }
         while unsafe uv_run(loop, UV_RUN_NOWAIT) != 0 {}
         let code = unsafe uv_loop_close(loop)
         precondition(code == 0, "a handle of the loop was left open")
@@ -78,18 +77,21 @@ import Glibc
         return try Wakeup(self, handler)
     }
 
-    fileprivate func add(_ handle: LoopHandle) { handles[ObjectIdentifier(handle)] = handle }
-    fileprivate func remove(_ handle: LoopHandle) { handles[ObjectIdentifier(handle)] = nil }
+}
+
+/// Handles that are not closed yet. Apart from the loop, so that they can still close while the loop ends.
+final class OpenHandles {
+    fileprivate var handles: [ObjectIdentifier: LoopHandle] = [:]
 }
 
 /// A libuv handle of any kind: its memory, and its one way to the end.
 @safe public class LoopHandle {
     let memory: UnsafeMutableRawPointer
-    private unowned let owner: EventLoop
+    private let open: OpenHandles
     private(set) var isClosing = false
 
     init(_ owner: EventLoop, bytes: Int) {
-        self.owner = owner
+        open = owner.open
         unsafe memory = .allocate(byteCount: bytes, alignment: 16)
         unsafe memory.initializeMemory(as: UInt8.self, repeating: 0, count: bytes)
     }
@@ -99,7 +101,7 @@ import Glibc
     /// After libuv took the memory: from now on the loop keeps this object.
     func opened() {
         unsafe uv_handle_set_data(memory.assumingMemoryBound(to: uv_handle_t.self), Unmanaged.passUnretained(self).toOpaque())
-        owner.add(self)
+        open.handles[ObjectIdentifier(self)] = self
     }
 
     func close() {
@@ -109,7 +111,7 @@ import Glibc
         unsafe uv_close(memory.assumingMemoryBound(to: uv_handle_t.self)) { raw in
             // Not nil: `opened` set it; and alive: the loop holds the object until the next line but one.
             let handle = unsafe Unmanaged<LoopHandle>.fromOpaque(uv_handle_get_data(raw)!).takeUnretainedValue()
-            handle.owner.remove(handle)
+            handle.open.handles[ObjectIdentifier(handle)] = nil
         }
     }
 

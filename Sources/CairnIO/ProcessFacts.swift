@@ -62,6 +62,9 @@ public enum ProcessFacts {
         _ = cairn_ignore_signal(SIGXFSZ)
     }
 
+    /// Sends this process a signal.
+    public static func raise(_ number: Int32) { _ = Glibc.kill(getpid(), number) }
+
     /// The calling thread and those it starts later; false where the kernel refused.
     @discardableResult
     public static func setNiceness(_ niceness: Int) -> Bool { cairn_set_niceness(0, CInt(niceness)) == 0 }

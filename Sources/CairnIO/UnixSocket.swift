@@ -22,7 +22,7 @@ public enum UnixSocket {
         let socket = Descriptor(owning: try syscall("socket") { cairn_unix_socket(1) })
         do { try bind(socket, path) } catch {
             guard error.isInUse else { throw error }
-            guard isRefused(path) else { throw error }
+            guard isStale(path) else { throw error }
             try syscall("unlink", path) { unsafe Glibc.unlink(path) }
             try bind(socket, path)
         }
@@ -31,7 +31,10 @@ public enum UnixSocket {
         return socket
     }
 
-    private static func isRefused(_ path: String) -> Bool {
+    /// A socket with nobody behind it. Another kind of file refuses a connect too, and stays.
+    private static func isStale(_ path: String) -> Bool {
+        var found = cairn_file_status()
+        guard unsafe cairn_status(AT_FDCWD, path, &found) == 0, FileStatus(found).isSocket else { return false }
         do {
             _ = try connect(path: path, timeoutMilliseconds: 1000)
             return false
