@@ -1,0 +1,77 @@
+# What one does with Cairn from a clone. `make` alone lists it.
+#   PREFIX, DESTDIR, SYSCONFDIR: as usual, for `install`.
+#   CAIRN_BIN: folder of the binaries that the Python and end-to-end tests, the demo and the benchmark start.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+PREFIX ?= /usr
+SYSCONFDIR ?= /etc
+DESTDIR ?=
+PYTHON := $(CURDIR)/.venv/bin/python
+export CAIRN_BIN ?= $(CURDIR)/.build/release
+
+# Linked with Swift's own libraries, so that an installed binary needs no toolchain beside it.
+RELEASE := swift build -c release --static-swift-stdlib
+
+.PHONY: help run test build release install clean bench setup check-systemd test-swift test-python
+
+help:
+	@printf '%s\n' \
+	  'make run       build, start the daemon, train a real model, kill it, restore it bit-exactly (about 2 minutes)' \
+	  'make test      all tests: Swift, Python, end to end, systemd units' \
+	  'make build     debug build            make release   release build of cairnd and cairn' \
+	  'make bench     side by side with torch.distributed.checkpoint, 1 GiB of state' \
+	  'make install   DESTDIR=… PREFIX=/usr: binaries, configuration, systemd units' \
+	  'make clean     remove what was built and .venv'
+
+setup:
+	@scripts/setup.sh
+
+build: setup
+	swift build
+
+release: setup
+	$(RELEASE) --product cairnd
+	$(RELEASE) --product cairn
+
+run: release
+	scripts/demo.sh
+
+# Each Swift test has a limit of its own; the bounds here are for a test that hangs all the same.
+test: test-swift test-python check-systemd
+	@echo 'make test: all passed'
+
+test-swift: setup
+	timeout --kill-after=30 1200 swift build --build-tests
+	timeout --kill-after=30 1200 swift test --skip-build
+
+test-python: release
+	timeout --kill-after=30 2400 $(PYTHON) -m pytest -c Python/pyproject.toml --rootdir . -q --durations 5 \
+	  --timeout 180 --timeout-method thread --import-mode importlib -p no:cacheprovider \
+	  Python/tests Tests/EndToEndTests
+
+check-systemd: release
+	scripts/check-systemd.sh
+
+bench: release
+	$(PYTHON) Benchmarks/compare_dcp.py
+
+# The configuration is only put where none is: it is the administrator's.
+install:
+	@test -x .build/release/cairnd -a -x .build/release/cairn || { echo 'install: run `make release` first' >&2; exit 1; }
+	install -d '$(DESTDIR)$(PREFIX)/bin' '$(DESTDIR)$(PREFIX)/lib/systemd/system' '$(DESTDIR)$(PREFIX)/lib/sysusers.d' \
+	  '$(DESTDIR)$(PREFIX)/lib/tmpfiles.d' '$(DESTDIR)$(PREFIX)/share/doc/cairn' '$(DESTDIR)$(SYSCONFDIR)/cairn'
+	install -m 0755 .build/release/cairnd .build/release/cairn '$(DESTDIR)$(PREFIX)/bin/'
+	for unit in cairnd.service cairnd.socket cairnd@.service; do \
+	  sed 's|/usr/bin/|$(PREFIX)/bin/|; s|/etc/cairn/|$(SYSCONFDIR)/cairn/|' "systemd/$$unit" \
+	    > '$(DESTDIR)$(PREFIX)/lib/systemd/system/'"$$unit"; \
+	  chmod 0644 '$(DESTDIR)$(PREFIX)/lib/systemd/system/'"$$unit"; done
+	install -m 0644 systemd/sysusers.conf '$(DESTDIR)$(PREFIX)/lib/sysusers.d/cairn.conf'
+	install -m 0644 systemd/tmpfiles.conf '$(DESTDIR)$(PREFIX)/lib/tmpfiles.d/cairn.conf'
+	install -m 0644 README.md Docs/*.md Config/cairnd.yaml '$(DESTDIR)$(PREFIX)/share/doc/cairn/'
+	test -e '$(DESTDIR)$(SYSCONFDIR)/cairn/cairnd.yaml' \
+	  || install -m 0644 Config/cairnd.yaml '$(DESTDIR)$(SYSCONFDIR)/cairn/cairnd.yaml'
+
+clean:
+	rm -rf .build .venv .pytest_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

