@@ -51,3 +51,34 @@ import Testing
         #expect(Table.printable("größe 石") == "größe 石")
     }
 }
+
+@Suite struct ProgressTests {
+    @Test(arguments: [(0, 10, "[....]   0 %  0 of 10 B"), (5, 10, "[##..]  50 %  5 of 10 B"), (10, 10, "[####] 100 %  10 of 10 B"),
+                      (20, 10, "[####] 100 %  20 of 10 B"), (0, 0, "[####] 100 %  0 of 0 B")])
+    func barFillsWithTheShareDone(done: Int, total: Int, text: String) {
+        #expect(ProgressBar.render(done: done, total: total, cells: 4) == text)
+    }
+
+    @Test(arguments: [("llama-7b", nil, "llama-7b"), ("1000/llama", 1000 as UInt32?, "llama")])
+    func runsAreWrittenWithOrWithoutUID(text: String, uid: UInt32?, name: String) {
+        let run = RunName(text)
+        #expect(run?.uid == uid && run?.name == name && run?.text == text)
+    }
+
+    @Test(arguments: ["", "/", "a/", "/a", "a/b", "1/2/3", "-1/a", "+1/a", "4294967296/a", "..", "a b", "a\u{0}"])
+    func otherNamesAreNoRuns(text: String) {
+        #expect(RunName(text) == nil)
+    }
+
+    @Test func eachLevelIsSaidOnceAndProgressBetween() {
+        var lines = WatchLines(ownUID: 5)
+        func event(_ level: Operations.Level, _ bytes: Int, reason: String? = nil, uid: UInt32 = 5) -> Operations.Event {
+            .init(uid: uid, run: "r", save: "1-2-1", step: 2, rank: 0, level: level, bytes: bytes, totalBytes: 100, monotonicNs: 1, reason: reason)
+        }
+        #expect(lines.line(for: event(.accepted, 0)) == .reached("r  step 2  rank 0  accepted  100 B"))
+        #expect(lines.line(for: event(.accepted, 50)) == .progress("r  step 2  rank 0  " + ProgressBar.render(done: 50, total: 100)))
+        #expect(lines.line(for: event(.staged, 0)) == .reached("r  step 2  rank 0  staged  100 B"))
+        #expect(lines.line(for: event(.failed, 0, reason: "rank 1\u{1B} died")) == .reached("r  step 2  rank 0  failed: rank 1? died"))
+        #expect(lines.line(for: event(.accepted, 0, uid: 6)) == .reached("6/r  step 2  rank 0  accepted  100 B"))
+    }
+}
