@@ -17,7 +17,7 @@ struct Cairn: ParsableCommand {
 
             EXIT CODES
               0  it went well
-              1  something bad was found: a block that is not what was saved, a save that failed
+              1  something bad was found, or not all could be done
               2  wrong usage
               3  no daemon answers
               4  the daemon refused; the message says why
