@@ -23,12 +23,10 @@ if [ -n "$report" ]; then
     exit 1
 fi
 
-# Both read the file only; what they would do is not done.
-if command -v systemd-sysusers >/dev/null 2>&1; then
-    mkdir -p "$root/etc"
-    systemd-sysusers --root="$root" --dry-run cairn.conf >/dev/null
-fi
-if command -v systemd-tmpfiles >/dev/null 2>&1 && systemd-tmpfiles --help | grep -q -- --dry-run; then
-    systemd-tmpfiles --root="$root" --dry-run --create cairn.conf >/dev/null
+# Both only say what they would do; tmpfiles learned that later than Debian 12.
+quietly() { local said; said=$("$@" 2>&1) || { printf '%s\n' "$said" >&2; exit 1; }; }
+if command -v systemd-sysusers >/dev/null 2>&1; then quietly systemd-sysusers --root="$root" --dry-run cairn.conf; fi
+if systemd-tmpfiles --help 2>/dev/null | grep -q -- --dry-run; then
+    quietly systemd-tmpfiles --root="$root" --dry-run --create cairn.conf
 fi
 echo "systemd units: cairnd.service, cairnd.socket, cairnd@.service verified"
