@@ -1,0 +1,51 @@
+"""Cairn's trainer side: asynchronous checkpoints through the node's cairnd daemon. See Checkpointer."""
+
+from __future__ import annotations
+
+from .checkpointer import Checkpointer
+from .errors import (
+    AttemptEnded,
+    Busy,
+    CairnError,
+    CheckpointFailed,
+    Corrupt,
+    Draining,
+    Failed,
+    InvalidShard,
+    LevelNotAsked,
+    Mismatch,
+    NoAttempt,
+    NoCommit,
+    NoSpace,
+    NoSuchRun,
+    NoSuchStep,
+    NotOpen,
+    NotPermitted,
+    NotSupported,
+    NotWhole,
+    PickleRefused,
+    ProtocolError,
+    RankTaken,
+    TierDown,
+    TimedOut,
+    TooLarge,
+    Unavailable,
+    UnknownLayout,
+    UnknownSave,
+    UnsupportedTensor,
+    WireError,
+    WorldSizeChanged,
+)
+from .limits import default_socket
+from .rng import rng_state, set_rng_state
+from .saves import Reached, Save
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AttemptEnded", "Busy", "CairnError", "CheckpointFailed", "Checkpointer", "Corrupt", "Draining", "Failed", "InvalidShard",
+    "LevelNotAsked", "Mismatch", "NoAttempt", "NoCommit", "NoSpace", "NoSuchRun", "NoSuchStep", "NotOpen", "NotPermitted",
+    "NotSupported", "NotWhole", "PickleRefused", "ProtocolError", "RankTaken", "Reached", "Save", "TierDown", "TimedOut",
+    "TooLarge", "Unavailable", "UnknownLayout", "UnknownSave", "UnsupportedTensor", "WireError", "WorldSizeChanged",
+    "default_socket", "rng_state", "set_rng_state",
+]  # fmt: skip

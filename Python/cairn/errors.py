@@ -1,0 +1,163 @@
+"""Every error of the package. Those of the wire carry the daemon's fields; the others say what to change.
+
+The name is API, the text is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+class CairnError(Exception):
+    """Any error of this package."""
+
+
+class Unavailable(CairnError):
+    """No daemon answers, or the session with it ended."""
+
+
+class ProtocolError(CairnError):
+    """The daemon sent what this client does not understand."""
+
+
+class WireError(CairnError):
+    """A typed error that the daemon answered. ``parameters`` are its fields, as sent."""
+
+    text = "the daemon refused the call"
+
+    def __init__(self, name: str, parameters: Mapping[str, Any]) -> None:
+        self.name = name
+        self.parameters = dict(parameters)
+        fields = ", ".join(f"{key}={value!r}" for key, value in self.parameters.items())
+        super().__init__(f"{self.text} ({name.rpartition('.')[2]}{': ' + fields if fields else ''})")
+
+
+class NotOpen(WireError):
+    text = "this connection has no session"
+
+
+class AttemptEnded(WireError):
+    text = "a later launch of this job has taken over the run; this one may no longer save"
+
+
+class RankTaken(WireError):
+    text = "another live process holds this rank of the run"
+
+
+class UnknownLayout(WireError):
+    text = "the daemon does not know this layout"
+
+
+class UnknownSave(WireError):
+    text = "the daemon does not know this save"
+
+
+class Busy(WireError):
+    text = "too many saves of this rank are not staged yet; nothing was taken, the call may be repeated"
+
+
+class TooLarge(WireError):
+    text = "more than the daemon's limit; raise limits in cairnd.yaml or send less"
+
+
+class NoSuchRun(WireError):
+    text = "no such run, or none that this user may see"
+
+
+class NoSuchStep(WireError):
+    text = "no such step in this run"
+
+
+class NotWhole(WireError):
+    text = "the step is not whole: ranks are missing"
+
+
+class Corrupt(WireError):
+    text = "stored bytes do not match their checksum"
+
+
+class NoSpace(WireError):
+    text = "a tier has no space left"
+
+
+class TierDown(WireError):
+    text = "a tier does not answer"
+
+
+class NotPermitted(WireError):
+    text = "not permitted"
+
+
+class InvalidShard(WireError):
+    text = "the daemon refused a tensor"
+
+
+class TimedOut(WireError):
+    text = "the save did not reach the level in time"
+
+
+class Draining(WireError):
+    text = "the daemon is shutting down and takes no new saves"
+
+
+class NotSupported(WireError):
+    text = "this daemon does not serve that"
+
+
+class Failed(WireError):
+    text = "the daemon could not do it"
+
+
+class CheckpointFailed(CairnError):
+    """A save ended in ``failed``, or never began. ``reason`` is the daemon's or the client's own."""
+
+    def __init__(self, step: int, reason: str, save: str | None = None) -> None:
+        self.step = step
+        self.reason = reason
+        self.save = save
+        super().__init__(f"checkpoint of step {step} failed: {reason}")
+
+
+class LevelNotAsked(CairnError):
+    """A future above the level that the save was asked for."""
+
+
+class UnsupportedTensor(CairnError, TypeError):
+    """A tensor that cannot be saved; the text names it and says why."""
+
+
+class Mismatch(CairnError, ValueError):
+    """The state given to restore() does not fit what was saved."""
+
+
+class WorldSizeChanged(CairnError):
+    """The step was saved by another number of ranks, and the state holds what belongs to single ranks."""
+
+
+class PickleRefused(CairnError):
+    """A stored leaf needs a class that is not on the list of harmless ones."""
+
+
+class NoAttempt(CairnError):
+    """The ranks of a larger world have no way to agree on the attempt's token."""
+
+
+class NoCommit(CairnError):
+    """Nothing was committed for longer than ``max_without_commit``."""
+
+
+_BY_NAME: dict[str, type[WireError]] = {
+    kind.__name__: kind
+    for kind in (
+        NotOpen, AttemptEnded, RankTaken, UnknownLayout, UnknownSave, Busy, TooLarge, NoSuchRun, NoSuchStep, NotWhole,
+        Corrupt, NoSpace, TierDown, NotPermitted, InvalidShard, TimedOut, Draining, NotSupported, Failed,
+    )
+}  # fmt: skip
+
+
+def from_wire(name: str, parameters: Mapping[str, Any]) -> WireError:
+    """The error that a reply's ``error`` and ``parameters`` stand for; unknown names become a plain WireError."""
+    _, _, short = name.rpartition(".")
+    kind = _BY_NAME.get(short, WireError) if name.startswith("dev.cairn.") else WireError
+    return kind(name, parameters)

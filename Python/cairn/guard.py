@@ -1,0 +1,129 @@
+"""Which tensors may be copied after save() has returned: what a guarded optimizer owns, or what the caller names.
+
+A guarded optimizer's parameters and state change in its step and nowhere else, so the fence before the step is enough.
+Ownership is compared by memory, not by object: a tensor is lazy when its bytes lie inside one that the optimizer owns.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import sys
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from . import tensors
+from .tree import tensor_classes
+
+Lazy = bool | Sequence[str] | None
+
+
+class Guard:
+    """The guarded optimizers of one Checkpointer, and the hooks that fence before they step."""
+
+    def __init__(self, fence: Callable[[], None]) -> None:
+        self._fence = fence
+        self._optimizers: list[Any] = []
+        self._handles: list[Any] = []
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+
+    def add(self, optimizer: Any) -> None:
+        """Guard an optimizer: torch's, or any object with param_groups, state and step().
+
+        torch's global hook is used, which fires first and also for an optimizer inside a wrapper, or one that steps in
+        backward. A class that is not torch's gets its step() wrapped.
+
+        Raises:
+            TypeError: it has no param_groups.
+        """
+        if not hasattr(optimizer, "param_groups"):
+            raise TypeError(f"guard() takes an optimizer; a {type(optimizer).__name__} has no param_groups")
+        if any(optimizer is other for other in self._optimizers):
+            return
+        self._optimizers.append(optimizer)
+        torch: Any = sys.modules.get("torch")
+        if torch is not None:
+            from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
+
+            if not self._handles:
+                fence = self._fence
+                self._handles.append(register_optimizer_step_pre_hook(lambda *_: fence()))
+            if isinstance(optimizer, Optimizer):
+                return
+        self._wrap(optimizer)
+
+    def _wrap(self, optimizer: Any) -> None:
+        step, fence = optimizer.step, self._fence
+
+        def fenced(*arguments: Any, **named: Any) -> Any:
+            fence()
+            return step(*arguments, **named)
+
+        optimizer.step = fenced
+
+    def remove(self) -> None:
+        """Take the hook away; wrapped step() methods stay and fence nothing any more."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._optimizers.clear()
+
+    def signature(self) -> tuple[object, ...]:
+        """Changes when an optimizer is added, or gets other parameters or more state."""
+        return tuple(
+            (id(optimizer), tuple(tuple(map(id, group["params"])) for group in optimizer.param_groups), len(_state(optimizer)))
+            for optimizer in self._optimizers
+        )
+
+    def refresh(self) -> None:
+        """Find out anew which memory the optimizers own."""
+        spans: list[tuple[int, int]] = []
+        base, _, ndarray = tensor_classes()
+
+        def owned(tensor: Any) -> None:
+            if (base is not None and isinstance(tensor, base)) or (ndarray is not None and isinstance(tensor, ndarray)):
+                local = tensors.resolve(tensor)
+                if getattr(getattr(local, "device", None), "type", "cpu") != "cpu":
+                    return
+                if not tensors.is_dense(local):
+                    return
+                address = tensors.address_of(tensor)
+                if address:
+                    spans.append((address, address + int(local.nbytes)))
+            elif isinstance(tensor, dict):
+                for item in tensor.values():
+                    owned(item)
+            elif isinstance(tensor, list | tuple):
+                for item in tensor:
+                    owned(item)
+
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                owned(group["params"])
+            owned(dict(_state(optimizer)))
+        spans.sort()
+        merged: list[list[int]] = []
+        for start, end in spans:
+            if merged and start <= merged[-1][1]:
+                merged[-1][1] = max(merged[-1][1], end)
+            else:
+                merged.append([start, end])
+        self._starts = [start for start, _ in merged]
+        self._ends = [end for _, end in merged]
+
+    def owns(self, address: int, count: int) -> bool:
+        """Whether all ``count`` bytes from ``address`` on belong to guarded optimizers, as of the last refresh."""
+        index = bisect_right(self._starts, address) - 1
+        return index >= 0 and count > 0 and address + count <= self._ends[index]
+
+
+def named_lazy(name: str, lazy: Lazy) -> bool:
+    """Whether the caller's own ``lazy`` (True, or patterns as fnmatch has them) names this tensor."""
+    if lazy is None or isinstance(lazy, bool):
+        return bool(lazy)
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in lazy)
+
+
+def _state(optimizer: Any) -> Any:
+    return getattr(optimizer, "state", None) or {}

@@ -1,0 +1,174 @@
+"""What one save sends: the layout to register, and the objects of this very save.
+
+The layout is kept from save to save. Each save compares all sources with it (address, shape, strides, dtype of every tensor, and
+the shape of the containers) and makes it anew on any difference: stale addresses would save old weights without a word.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from . import tensors, tree
+from .guard import Guard, Lazy, named_lazy
+from .tensors import Leaf
+
+Replicated = bool | Sequence[str]
+
+
+class Layout:
+    """One registered set of sources. ``leaves`` are in walk order, aliases included; ``stored`` has each memory once."""
+
+    def __init__(self, flat: tree.Flat, lazy: Lazy, guarded: tuple[object, ...]) -> None:
+        self.tokens = flat.tokens
+        self.lazy = lazy if lazy is None or isinstance(lazy, bool) else tuple(lazy)
+        self.guarded = guarded
+        self.outline = tree.Outline(flat.tokens)
+        self.leaves: list[Leaf] = []
+        self.stored: list[Leaf] = []
+        self.scratched: list[int] = []  # copied before each save
+        self.wandering: set[int] = set()  # of those, the ones whose address is new each time and does not matter
+        self.addresses: list[int] = []
+        self.rest: tuple[Any, ...] = ()
+        self.any_lazy = False
+        self.bytes = 0
+        self.structure = b""
+        self.registered: tuple[str, str] | None = None  # session, layout
+
+    def shards(self) -> list[dict[str, Any]]:
+        return [leaf.shard() for leaf in self.stored]
+
+
+class Content:
+    """What one save consists of. ``held`` must live, unchanged where lazy, until the save is staged."""
+
+    def __init__(self, layout: Layout, objects: list[dict[str, Any]], held: list[Any]) -> None:
+        self.layout = layout
+        self.objects = objects
+        self.held = held
+
+
+class Layouts:
+    """Makes the content of each save; one save at a time, after the one before it is staged."""
+
+    def __init__(self, *, world_size: int, guard: Guard, replicated: Replicated = False, rank: int = 0) -> None:
+        self._world_size = world_size
+        self._rank = rank
+        self._guard = guard
+        self._replicated = replicated
+        self.last: Layout | None = None
+
+    def content(self, state: object, lazy: Lazy) -> Content:
+        """Describe ``state``; copies only what is not contiguous, or small and always elsewhere.
+
+        Raises:
+            UnsupportedTensor: a tensor that cannot be saved.
+            CairnError: a leaf that is neither tensor nor plain and cannot be pickled, or too deep a nesting.
+        """
+        flat = tree.flatten(state)
+        layout = self.last
+        if layout is None or not self._same(layout, flat, lazy):
+            layout = self._make(flat, lazy, layout)
+            self.last = layout
+        for index in layout.scratched:
+            tensors.refresh(layout.leaves[index], flat.tensors[index])
+        paths = layout.outline.paths
+        values, pickled = tree.encode_values(flat.values, lambda index: paths[index])
+        objects = [(tree.TREE, layout.structure), (tree.VALUES, values)]
+        if pickled:
+            objects.append((tree.PICKLE, pickled))
+        messages = [
+            {
+                "name": name,
+                "scope": "rank",
+                "bytes": len(data),
+                "source": {"memory": [{"address": tensors.address_of_bytes(data), "bytes": len(data)}]},
+            }
+            for name, data in objects
+        ]
+        return Content(layout, messages, [flat.tensors, [data for _, data in objects], layout])
+
+    def _same(self, layout: Layout, flat: tree.Flat, lazy: Lazy) -> bool:
+        wanted = lazy if lazy is None or isinstance(lazy, bool) else tuple(lazy)
+        if layout.lazy != wanted or layout.tokens != flat.tokens or layout.guarded != self._guard.signature():
+            return False
+        addresses, *rest = tensors.signatures(flat.tensors, flat.odd)
+        for index in layout.wandering:
+            addresses[index] = layout.addresses[index]
+        return addresses == layout.addresses and tuple(rest) == layout.rest and self._same_boxes(layout, flat)
+
+    def _same_boxes(self, layout: Layout, flat: tree.Flat) -> bool:
+        """DTensors of equal memory may still have been placed anew."""
+        if not flat.odd:
+            return True
+        return all(
+            getattr(leaf.tensor, "placements", None) == getattr(tensor, "placements", None) and (leaf.tensor.shape == tensor.shape)
+            for leaf, tensor in zip(layout.leaves, flat.tensors, strict=True)
+            if leaf.distributed
+        )
+
+    def _make(self, flat: tree.Flat, lazy: Lazy, before: Layout | None) -> Layout:
+        layout = Layout(flat, lazy, self._guard.signature())
+        self._guard.refresh()
+        addresses, *rest = tensors.signatures(flat.tensors, flat.odd)
+        layout.addresses, layout.rest = addresses, tuple(rest)
+        comparable = before is not None and before.tokens == flat.tokens and before.rest == layout.rest
+        names = layout.outline.names
+        first: dict[tuple[Any, ...], str] = {}
+        records: list[dict[str, Any]] = []
+        used = 0
+        for index, (name, tensor) in enumerate(zip(names, flat.tensors, strict=True)):
+            leaf = tensors.describe(name, tensor)
+            self._decide(leaf, lazy)
+            layout.leaves.append(leaf)
+            kept = before.leaves[index].scratch if comparable and before is not None else None
+            if leaf.scratch is None and leaf.eager and comparable and before is not None and leaf.bytes:
+                moved = before.addresses[index] != addresses[index] or index in before.wandering
+                if moved and tensors.fits_scratch(leaf, used):
+                    tensors.keep(leaf, kept)
+                    layout.wandering.add(index)
+                    used += leaf.bytes
+            elif leaf.scratch is not None and kept is not None:
+                tensors.keep(leaf, kept)
+            alias = None if index in layout.wandering else self._alias(leaf, addresses[index], rest, index, first)
+            if alias is not None:
+                records.append(leaf.record() | {"name": alias})
+                continue
+            if leaf.scratch is not None:
+                layout.scratched.append(index)
+            records.append(leaf.record())
+            if self._is_stored(leaf):
+                layout.stored.append(leaf)
+        layout.any_lazy = any(not leaf.eager for leaf in layout.stored)
+        layout.bytes = sum(leaf.bytes for leaf in layout.stored)
+        body = {"format": tree.FORMAT, "root": layout.outline.root, "tensors": records}
+        layout.structure = json.dumps(body, separators=(",", ":")).encode("ascii")
+        return layout
+
+    def _decide(self, leaf: Leaf, lazy: Lazy) -> None:
+        """Eager or lazy, private or not."""
+        if leaf.scratch is None:
+            leaf.eager = not (named_lazy(leaf.name, lazy) or self._guard.owns(leaf.address, leaf.bytes))
+        if leaf.distributed or self._world_size == 1:
+            return
+        if self._replicated is True or (
+            not isinstance(self._replicated, bool) and any(fnmatch.fnmatchcase(leaf.name, pattern) for pattern in self._replicated)
+        ):
+            leaf.replica, leaf.replicas = self._rank, self._world_size
+        else:
+            leaf.private = True
+
+    def _alias(self, leaf: Leaf, address: int, rest: Sequence[Any], index: int, first: dict[tuple[Any, ...], str]) -> str | None:
+        """The name under which the very same memory is stored already (tied weights), if it is."""
+        if not leaf.bytes:
+            return None
+        shapes, strides, kinds = rest
+        key = (address, tuple(shapes[index]), tuple(strides[index]), kinds[index], leaf.kind, leaf.global_shape, leaf.offsets)
+        name = first.setdefault(key, leaf.name)
+        return None if name == leaf.name else name
+
+    def _is_stored(self, leaf: Leaf) -> bool:
+        """A DTensor's empty part is nothing: the other ranks' parts tile the whole."""
+        return bool(leaf.bytes) or leaf.global_shape is None

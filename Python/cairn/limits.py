@@ -1,0 +1,68 @@
+"""Every bound of the client, with its reason, and the place of the daemon's socket."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+CONNECT_SECONDS = 5.0
+"""Connecting and opening a session: a healthy daemon answers in milliseconds."""
+
+CALL_SECONDS = 30.0
+"""Any short call. A daemon that takes longer is treated as gone: the session ends and is opened anew."""
+
+FENCE_SECONDS = 30.0
+"""Used where the daemon names no ``fenceMs``: how long staging may stand still before the client gives up."""
+
+CLOSE_SECONDS = 60.0
+"""How long close() and the exit hook wait until the last save is staged."""
+
+FINISH_SECONDS = 600.0
+"""Default bound of wait_until_finished() and Save.wait()."""
+
+RESTORE_SECONDS = 1800.0
+"""Default bound of a restore's agreement: other ranks may still load."""
+
+RESTORE_TRIES = 16
+"""How many older steps one restore() goes back to before it gives up."""
+
+RECONNECT_FIRST_SECONDS = 0.1
+RECONNECT_LAST_SECONDS = 10.0
+"""Backoff between attempts to reach the daemon, doubled from the first to the last."""
+
+LEASE_BYTES = 64 << 20
+LEASES = 2
+"""What a restore reads through: small and reused, since fresh memory is slow to touch for the first time."""
+
+LEASE_ALIGNMENT = 4096
+"""Each box is assumed to begin at a multiple of this in a lease, so that what is asked for always fits."""
+
+REPLY_BYTES = 512 << 20
+"""A longer reply is refused: it is not the daemon that we know."""
+
+BOXES_PER_LOAD = 16384
+"""Keeps a Load's message far below the daemon's limit on messages."""
+
+SCRATCH_LEAF_BYTES = 1 << 20
+SCRATCH_BYTES = 32 << 20
+"""An eager tensor that comes with a new address at every save is copied into a kept buffer, if it is this small and all
+of them together are: registering the layout anew would cost more."""
+
+EARLY_EVENTS = 256
+"""Events of saves whose reply has not come yet; older ones are dropped."""
+
+
+def default_socket() -> str:
+    """Where the daemon listens: CAIRN_SOCKET, else the first that exists of the system's, the login's and the user's own socket."""
+    named = os.environ.get("CAIRN_SOCKET")
+    if named:
+        return named
+    candidates = [Path("/run/cairn/cairn.sock")]
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if runtime:
+        candidates.append(Path(runtime) / "cairn" / "cairn.sock")
+    own = Path.home() / ".local" / "state" / "cairn" / "cairn.sock"
+    for candidate in candidates:
+        if candidate.exists():
+            return str(candidate)
+    return str(own)

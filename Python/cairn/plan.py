@@ -1,0 +1,284 @@
+"""How a saved tree and the state given to restore() fit together: which bytes go where, and what is set once all are there.
+
+Nothing of the state is changed here, nor while the plan is made. Bytes go into tensors in place; plain values are set, containers
+filled and load_state_dict() called by ``apply``, after all ranks have loaded.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from . import dtypes, tensors, tree
+from .errors import Mismatch, UnsupportedTensor
+
+_MISSING: Any = object()
+
+
+@dataclass(slots=True)
+class Target:
+    """A box of a stored tensor and the memory it goes to. ``offsets`` of None: the whole."""
+
+    name: str
+    rank: int | None
+    dtype: str
+    offsets: tuple[int, ...] | None
+    shape: tuple[int, ...]
+    address: int
+    keep: Any
+    bytes: int
+
+
+@dataclass
+class Plan:
+    """What one restore does, in order: load ``targets``, ``fills``, and after agreement ``sets`` and ``loads``."""
+
+    targets: list[Target] = field(default_factory=list)
+    fills: list[tuple[Any, Any]] = field(default_factory=list)
+    sets: list[tuple[Any, Any, Any]] = field(default_factory=list)
+    loads: list[tuple[Any, Any]] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+
+    def check(self, strict: bool) -> None:
+        """Raise Mismatch for what does not fit, unless the caller wants what does."""
+        if self.problems and strict:
+            shown = "; ".join(self.problems[:5])
+            more = f"; and {len(self.problems) - 5} more" if len(self.problems) > 5 else ""
+            raise Mismatch(f"the state does not fit what was saved: {shown}{more}. strict=False restores what fits")
+
+    def finish_bytes(self) -> None:
+        for tensor, buffer in self.fills:
+            tensors.fill(tensor, buffer)
+
+    def apply(self) -> None:
+        for container, key, value in self.sets:
+            container[key] = value
+        for stateful, state in self.loads:
+            stateful.load_state_dict(state)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One stored tensor: dtype, the whole's shape, and whose it is where it is private."""
+
+    name: str
+    kind: str
+    dtype: str
+    shape: tuple[int, ...]
+    rank: int | None
+    distributed: bool
+
+
+def stored_of_record(record: Mapping[str, Any], rank: int) -> Stored:
+    whole = record.get("globalShape") or record["shape"]
+    private = bool(record.get("private", False))
+    return Stored(
+        record["name"], record["kind"], record["dtype"], tuple(whole), rank if private else None,
+        "globalShape" in record or bool(record.get("distributed", False)),
+    )  # fmt: skip
+
+
+class Planner:
+    """Makes the plan for one state."""
+
+    def __init__(self) -> None:
+        self.plan = Plan()
+        self._first: dict[tuple[Any, ...], tuple[int, Any]] = {}
+        self._created: dict[str, Any] = {}
+        base, _, ndarray = tree.tensor_classes()
+        self._classes: tuple[type, ...] = tuple(kind for kind in (base, ndarray) if kind is not None)
+
+    def merge(self, state: Any, root: Any, records: Iterator[Stored], values: Iterator[Any], decode: Callable[[Any], Any]) -> None:
+        """Plan for a state whose own tree was stored: by the places of tensors and values in it."""
+        self._records, self._values, self._decode = records, values, decode
+        self._merge(state, root, "")
+
+    def by_name(self, state: Any, find: Callable[[str], Stored | None]) -> None:
+        """Plan for tensors only, by their names: for a state saved by another number of ranks."""
+        flat = tree.flatten(state)
+        for name, tensor in zip(tree.Outline(flat.tokens).names, flat.tensors, strict=True):
+            stored = find(name)
+            if stored is None:
+                self.plan.problems.append(f"tensor '{name}' was not saved")
+            else:
+                self._into(tensor, stored, name)
+
+    def _merge(self, current: Any, node: Any, path: str) -> Any:
+        if node == "t":
+            return self._tensor(current, next(self._records), path)
+        if node == "v":
+            value = next(self._values)
+            if isinstance(current, self._classes):
+                self.plan.problems.append(f"'{path}' is a tensor, but {type(value).__name__} was saved")
+                return current
+            return value
+        kind = node[0]
+        if kind == "state" or (kind == "dict" and not isinstance(current, Mapping) and tree.is_stateful(current)):
+            child = node[1] if kind == "state" else node
+            if isinstance(current, Mapping) or not tree.is_stateful(current):
+                return self._merge(current, child, path)
+            before = len(self.plan.sets)
+            state = current.state_dict()
+            merged = self._merge(state, child, path)
+            if merged is not state or len(self.plan.sets) > before:
+                self.plan.loads.append((current, merged))
+            return current
+        if kind == "dict":
+            return self._dict(current, node, path)
+        return self._sequence(current, node, path)
+
+    def _dict(self, current: Any, node: Any, path: str) -> Any:
+        keys = [self._decode(key) for key in node[1]]
+        if not isinstance(current, MutableMapping):
+            if current is not _MISSING and current is not None:
+                self.plan.problems.append(f"'{path}' is a {type(current).__name__}, but a dict was saved")
+            return {key: self._merge(_MISSING, child, tree.join(path, key)) for key, child in zip(keys, node[2], strict=True)}
+        for key, child in zip(keys, node[2], strict=True):
+            old = current.get(key, _MISSING)
+            new = self._merge(old, child, tree.join(path, key))
+            if new is not old:
+                self.plan.sets.append((current, key, new))
+        for key in current.keys() - set(keys):
+            self._unsaved(current[key], tree.join(path, key))
+        return current
+
+    def _sequence(self, current: Any, node: Any, path: str) -> Any:
+        nodes = node[1]
+        old = list(current) if isinstance(current, list | tuple) else []
+        new = [
+            self._merge(old[index] if index < len(old) else _MISSING, child, tree.join(path, index))
+            for index, child in enumerate(nodes)
+        ]
+        for index in range(len(nodes), len(old)):
+            self._unsaved(old[index], tree.join(path, index))
+        same = len(new) == len(old) and all(left is right for left, right in zip(new, old, strict=True))
+        if node[0] == "list":
+            if isinstance(current, list):
+                if not same:
+                    self.plan.sets.append((current, slice(None), new))
+                return current
+            return new
+        if isinstance(current, tuple) and same:
+            return current
+        if isinstance(current, tuple) and hasattr(type(current), "_make") and len(new) == len(old):
+            made: Any = type(current)
+            return made._make(new)
+        return tuple(new)
+
+    def _unsaved(self, node: Any, path: str) -> None:
+        """What the state holds and the save does not: plain values stay, tensors are missed."""
+        for name in tree.Outline(tree.flatten(node).tokens).names:
+            where = path if name == "value" else f"{path}.{name}"
+            self.plan.problems.append(f"tensor '{where}' was not saved")
+
+    def _tensor(self, current: Any, stored: Stored, path: str) -> Any:
+        if isinstance(current, self._classes):
+            self._into(current, stored, path)
+            return current
+        if current is not _MISSING and current is not None:
+            self.plan.problems.append(f"'{path}' is a {type(current).__name__}, but a tensor was saved")
+            return current
+        if stored.distributed:
+            self.plan.problems.append(f"'{path}' was saved as a distributed tensor: the state must hold one to restore into")
+            return None
+        made = self._created.get(stored.name)
+        if made is None:
+            made = self._created[stored.name] = tensors.empty(stored.kind, stored.dtype, stored.shape)
+            self._into(made, stored, path)
+        return made
+
+    def _into(self, tensor: Any, stored: Stored, path: str) -> None:
+        """Plan to put a stored tensor's bytes, or the box that a DTensor holds of it, into ``tensor``."""
+        local = tensors.resolve(tensor)
+        device = getattr(getattr(local, "device", None), "type", "cpu")
+        if device != "cpu" and not isinstance(local, _ndarray()):
+            raise UnsupportedTensor(f"tensor '{path}' is on '{device}': this version restores into CPU tensors")
+        whole, offsets, shape = tensors.box_of(tensor)
+        if whole != stored.shape:
+            self.plan.problems.append(f"tensor '{path}' is {list(whole)}, but {list(stored.shape)} was saved")
+            return
+        if isinstance(tensor, _ndarray()) and not tensor.flags["WRITEABLE"]:
+            self.plan.problems.append(f"array '{path}' is read-only")
+            return
+        dtype = dtypes.of_numpy(tensor.dtype) if isinstance(tensor, _ndarray()) else dtypes.of_torch(local.dtype)
+        size = tensors.count(shape) * dtypes.BYTES[stored.dtype]
+        if dtype == stored.dtype:
+            address, buffer = tensors.writer(tensor)
+        else:
+            self.plan.problems.append(f"tensor '{path}' is {dtype}, but {stored.dtype} was saved")
+            kind = "numpy" if isinstance(tensor, _ndarray()) else "torch"
+            buffer = tensors.empty(kind, stored.dtype, shape)
+            address = tensors.address_of(buffer)
+        if size == 0:
+            return
+        key = (stored.name, stored.rank, offsets, shape)
+        first = self._first.get(key)
+        if first is not None:  # tied: loaded once, copied to the others unless it is the same memory
+            if buffer is not None or first[0] != address:
+                self.plan.fills.append((tensor, first[1]))
+            return
+        source = local if buffer is None else buffer
+        self._first[key] = (address, source)
+        box = None if shape == whole else offsets
+        self.plan.targets.append(Target(stored.name, stored.rank, stored.dtype, box, shape, address, source, size))
+        if buffer is not None:
+            self.plan.fills.append((tensor, buffer))
+
+
+def overlay(state: Any, values: Any) -> list[tuple[Any, Any, Any]]:
+    """Where the plain values of a merged tree go in ``state``: keys that hold tensors, there or here, are left alone."""
+    sets: list[tuple[Any, Any, Any]] = []
+    if isinstance(state, MutableMapping) and isinstance(values, Mapping):
+        base, _, ndarray = tree.tensor_classes()
+        classes = tuple(kind for kind in (base, ndarray) if kind is not None)
+        for key, value in values.items():
+            old = state.get(key)
+            if isinstance(value, Mapping) and isinstance(old, MutableMapping):
+                sets += overlay(old, value)
+            elif not isinstance(old, classes) and value is not None and not tree.is_stateful(old):
+                sets.append((state, key, value))
+    return sets
+
+
+def plain(root: Any, values: Iterator[Any], decode: Callable[[Any], Any]) -> Any:
+    """A stored tree without its tensors (None stands in their places): what a merge function gets of each rank."""
+    if root == "t":
+        return None
+    if root == "v":
+        return next(values)
+    if root[0] == "state":
+        return plain(root[1], values, decode)
+    if root[0] == "dict":
+        return {decode(key): plain(child, values, decode) for key, child in zip(root[1], root[2], strict=True)}
+    items = [plain(child, values, decode) for child in root[1]]
+    return items if root[0] == "list" else tuple(items)
+
+
+def _ndarray() -> Any:
+    return getattr(sys.modules.get("numpy"), "ndarray", ())
+
+
+def rows(shape: Sequence[int], offsets: Sequence[int], item: int, limit: int) -> Iterator[tuple[list[int], list[int], int]]:
+    """Cut a box into boxes of at most ``limit`` bytes that follow one another in row-major order.
+
+    Yields (offsets, shape, bytes) of each; ``item`` is an element's bytes, at most ``limit``.
+    """
+    size = tensors.count(shape) * item
+    if size <= limit:
+        yield list(offsets), list(shape), size
+        return
+    dimension = next(index for index, length in enumerate(shape) if length > 1)
+    row = size // shape[dimension]
+    step = max(1, limit // row)
+    for begin in range(0, shape[dimension], step):
+        part = list(shape)
+        part[dimension] = min(step, shape[dimension] - begin)
+        place = list(offsets)
+        place[dimension] += begin
+        if step == 1:
+            yield from rows(part, place, item, limit)
+        else:
+            yield place, part, tensors.count(part) * item

@@ -1,0 +1,180 @@
+"""One session with the daemon: the connections that belong to it, and the leases that restores read through.
+
+`calls` is the session socket: when it is hung up, the daemon says staged of nothing any more. `watch` streams events, `loads`
+answers restores and questions, since replies on one connection come in order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import mmap
+import os
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+from . import errors, limits
+from .wire import CHECKPOINT, Connection
+
+PR_SET_PTRACER = 0x59616D61
+
+
+@dataclass(frozen=True)
+class Who:
+    """Which rank of which launch of which run this process is."""
+
+    run: str
+    rank: int
+    world_size: int
+    local_rank: int | None
+    local_world_size: int | None
+    attempt: str
+
+
+class Lease:
+    """A segment of shared memory that the daemon fills. ``address`` is valid until close()."""
+
+    def __init__(self, segment: int, count: int, descriptor: int) -> None:
+        self.segment = segment
+        self.bytes = count
+        try:
+            self._map = mmap.mmap(descriptor, count, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        finally:
+            os.close(descriptor)
+        self._anchor: Any = ctypes.c_char.from_buffer(self._map)
+        self.address = ctypes.addressof(self._anchor)
+
+    def close(self) -> None:
+        self._anchor = None
+        with contextlib.suppress(BufferError):  # someone still looks at it: the garbage collector unmaps it later
+            self._map.close()
+
+
+class Session:
+    """Open connections to the daemon. Broken ones are never repaired: the session is shut and another one opened."""
+
+    def __init__(self, path: str, who: Who) -> None:
+        """Connect, open the session and attach its further connections.
+
+        Raises:
+            Unavailable: no daemon answers. WireError: it refuses (RankTaken, AttemptEnded, NotPermitted, ...).
+        """
+        self.who = who
+        self.calls_lock = threading.Lock()
+        self.loads_lock = threading.Lock()
+        self.leases: list[Lease] = []
+        self._open: list[Connection] = []
+        try:
+            self.calls = self._connect(path)
+            _permit_reading(self.calls.peer_pid())
+            reply = self.calls.call(
+                CHECKPOINT + "Open",
+                {
+                    "run": who.run,
+                    "rank": who.rank,
+                    "worldSize": who.world_size,
+                    "localRank": who.local_rank,
+                    "localWorldSize": who.local_world_size,
+                    "attempt": who.attempt,
+                },
+                timeout=limits.CALL_SECONDS,
+            )
+            try:
+                self.id = str(reply["session"])
+                self.node = str(reply["node"])
+                self.limits: dict[str, int] = {str(key): int(value) for key, value in reply["limits"].items()}
+                wants_memory = bool(reply["memory"])
+            except (KeyError, TypeError, ValueError, AttributeError) as failure:
+                raise errors.ProtocolError(f"Open answered {reply!r}") from failure
+            if wants_memory:
+                self._pass_memory(path)
+            self.watch = self._attach(path)
+            self.loads = self._attach(path)
+            self.watch.send(CHECKPOINT + "Watch", {"run": who.run, "rank": who.rank}, more=True)
+        except BaseException:
+            self.shut()
+            raise
+
+    @property
+    def fence_seconds(self) -> float:
+        return self.limits.get("fenceMs", int(limits.FENCE_SECONDS * 1000)) / 1000
+
+    def load_call(self, method: str, parameters: dict[str, Any], *, timeout: float = limits.CALL_SECONDS) -> dict[str, Any]:
+        """A call on the connection for loads and questions."""
+        with self.loads_lock:
+            return self.loads.call(CHECKPOINT + method, parameters, timeout=timeout)
+
+    def take_leases(self) -> list[Lease]:
+        """The leases of this session; asked for at the first restore."""
+        while len(self.leases) < limits.LEASES:
+            with self.loads_lock:
+                try:
+                    reply = self._ask_lease(limits.LEASE_BYTES)
+                except errors.TooLarge as refusal:
+                    reply = self._ask_lease(int(refusal.parameters["limit"]))
+                descriptors = self.loads.take_descriptors()
+            if len(descriptors) != 1:
+                for descriptor in descriptors:
+                    os.close(descriptor)
+                raise errors.ProtocolError(f"a lease came with {len(descriptors)} descriptors instead of one")
+            self.leases.append(Lease(int(reply["segment"]), int(reply["bytes"]), descriptors[0]))
+        return self.leases
+
+    def give_back_leases(self) -> None:
+        """Release them: the daemon's memory is for staging between restores."""
+        leases, self.leases = self.leases, []
+        for lease in leases:
+            lease.close()
+            with contextlib.suppress(errors.CairnError):
+                self.load_call("Release", {"segment": lease.segment})
+
+    def hang_up(self) -> None:
+        """End the session at once, from any thread: its socket first, for the daemon looks at that before it says staged."""
+        for connection in list(self._open):
+            connection.shutdown()
+
+    def shut(self) -> None:
+        """Hang up, wait until no other thread uses the connections, and close them. Leases belong to their restore."""
+        self.hang_up()
+        with self.calls_lock, self.loads_lock:
+            self.forget()
+
+    def forget(self) -> None:
+        """Close this process's descriptors, without a word to the daemon: for a forked child."""
+        for connection in self._open:
+            connection.close()
+
+    def _connect(self, path: str) -> Connection:
+        connection = Connection(path)
+        self._open.append(connection)
+        return connection
+
+    def _attach(self, path: str) -> Connection:
+        connection = self._connect(path)
+        connection.call(CHECKPOINT + "Attach", {"session": self.id}, timeout=limits.CONNECT_SECONDS)
+        return connection
+
+    def _ask_lease(self, count: int) -> dict[str, Any]:
+        return self.loads.call(CHECKPOINT + "Lease", {"bytes": count})
+
+    def _pass_memory(self, path: str) -> None:
+        """Hand the stager a read-only descriptor of this process's memory: a capability, so that it needs no privilege."""
+        descriptor = os.open("/proc/self/mem", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            connection = self._connect(path + ".memory")
+            connection.call(
+                CHECKPOINT + "Attach",
+                {"session": self.id, "memory": 0},
+                timeout=limits.CONNECT_SECONDS,
+                descriptors=[descriptor],
+            )
+        finally:
+            os.close(descriptor)
+
+
+def _permit_reading(pid: int) -> None:
+    """Under Yama, let the daemon and its workers read this process's memory. Without Yama this does nothing."""
+    if pid > 0:
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PTRACER, ctypes.c_ulong(pid), 0, 0, 0)
