@@ -62,6 +62,8 @@ public enum ProcessFacts {
         _ = cairn_ignore_signal(SIGXFSZ)
     }
 
+    public static func ignore(signal number: Int32) { _ = cairn_ignore_signal(number) }
+
     /// Sends this process a signal.
     public static func raise(_ number: Int32) { _ = Glibc.kill(getpid(), number) }
 

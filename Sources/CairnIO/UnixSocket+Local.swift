@@ -1,0 +1,22 @@
+// Which path a socket that systemd passed is bound to: that, not its order, tells what it is for.
+import CLinux
+import Glibc
+
+extension UnixSocket {
+    /// Nil for a socket without a path.
+    public static func localPath(_ socket: Descriptor) -> String? {
+        var address = sockaddr_un()
+        var length = socklen_t(MemoryLayout<sockaddr_un>.size)
+        let result = unsafe withUnsafeMutablePointer(to: &address) {
+            unsafe $0.withMemoryRebound(to: sockaddr.self, capacity: 1) { unsafe getsockname(socket.raw, $0, &length) }
+        }
+        guard result == 0, address.sun_family == sa_family_t(AF_UNIX) else { return nil }
+        let bytes = unsafe withUnsafeBytes(of: &address.sun_path) { unsafe Array($0.prefix { $0 != 0 }) }
+        return bytes.isEmpty ? nil : String(decoding: bytes, as: UTF8.self)
+    }
+}
+
+extension ProcessFacts {
+    /// ^C on a terminal reaches a whole group of processes: a worker leaves it to its main process.
+    public static func ignoreInterrupt() { signal(SIGINT, SIG_IGN) }
+}

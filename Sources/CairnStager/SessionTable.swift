@@ -1,0 +1,10 @@
+import Synchronization
+
+/// Sessions by their token: the main thread opens and closes them, the memory socket finds them.
+final class SessionTable: Sendable {
+    private let sessions = Mutex<[String: Session]>([:])
+
+    subscript(token: String) -> Session? { sessions.withLock { $0[token] } }
+    func add(_ session: Session) { sessions.withLock { $0[session.token] = session } }
+    func remove(_ token: String) -> Session? { sessions.withLock { $0.removeValue(forKey: token) } }
+}

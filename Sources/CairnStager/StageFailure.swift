@@ -1,0 +1,20 @@
+import CairnIO
+import CairnMessages
+
+/// Why the copy of a chunk ended early.
+enum StageFailure: Error, Sendable {
+    case cancelled
+    case failed(StageFailureKind, String)
+
+    init(_ failure: RankMemoryFailure) {
+        let kind: StageFailureKind = switch failure {
+        case .gone: .gone
+        case .notMapped: .notMapped
+        case .notPermitted: .notPermitted
+        case .other: .other
+        }
+        self = .failed(kind, failure.description)
+    }
+
+    static let gone = StageFailure(RankMemoryFailure.gone)
+}

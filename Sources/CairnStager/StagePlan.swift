@@ -1,0 +1,99 @@
+// What one rank's file is made of, and where each part comes from. Set once, read by all copy threads.
+// Parts lie back to back: the header, the layout's extents shifted by dataStart, the objects. Empty extents are left out.
+import CairnMessages
+import CairnModel
+import Synchronization
+
+/// A registered layout's extents, in file order, offsets counted from the data's start.
+final class StageLayout: Sendable {
+    let extents: [StageExtent]
+    let bytes: Int
+
+    /// Nil when they are not back to back.
+    init?(_ extents: [StageExtent]) {
+        self.extents = extents.filter { $0.bytes != 0 }
+        var end = 0
+        for extent in self.extents {
+            guard extent.bytes > 0, extent.fileOffset == end else { return nil }
+            end += extent.bytes
+        }
+        bytes = end
+    }
+}
+
+final class StagePlan: Sendable {
+    struct Part: Sendable {
+        var begin: Int, bytes: Int, eager: Bool
+        /// Nil: bytes of the header.
+        var address: UInt64?
+        var end: Int { begin + bytes }
+    }
+
+    let handle: Int
+    let session: Session
+    let header: [UInt8]
+    let fileBytes: Int
+    let chunks: Int
+    private let layout: StageLayout
+    private let objects: [StageExtent]
+    /// Bit 0: the chunk has eager bytes, bit 1: lazy ones.
+    private let flags: [UInt8]
+    private let stopped = Atomic(false)
+
+    /// Nil when the parts do not make up the file that was announced.
+    init?(_ begin: BeginStaging, session: Session, layout: StageLayout, header: [UInt8]) {
+        handle = begin.handle; fileBytes = begin.fileBytes
+        self.session = session; self.layout = layout; self.header = header
+        objects = begin.objects.filter { $0.bytes != 0 }
+        guard header.count == begin.dataStart, begin.fileBytes >= 0 else { return nil }
+        var end = header.count + layout.bytes
+        for object in objects {
+            guard object.bytes > 0, object.fileOffset == end else { return nil }
+            end += object.bytes
+        }
+        guard end == fileBytes else { return nil }
+        chunks = Sizes.chunks(ofFile: fileBytes)
+        var flags = [UInt8](repeating: 0, count: chunks)
+        func mark(_ begin: Int, _ bytes: Int, eager: Bool) {
+            guard bytes > 0 else { return }
+            for chunk in begin / Sizes.chunkBytes...(begin + bytes - 1) / Sizes.chunkBytes { flags[chunk] |= eager ? 1 : 2 }
+        }
+        mark(0, header.count, eager: true)
+        for extent in layout.extents { mark(header.count + extent.fileOffset, extent.bytes, eager: extent.eager) }
+        for object in objects { mark(object.fileOffset, object.bytes, eager: true) }
+        self.flags = flags
+    }
+
+    func hasEager(_ chunk: Int) -> Bool { flags[chunk] & 1 != 0 }
+    func hasLazy(_ chunk: Int) -> Bool { flags[chunk] & 2 != 0 }
+    var eagerChunks: Int { flags.count { $0 & 1 != 0 } }
+
+    /// No block is copied from now on, but one may still be under way.
+    func stop() { stopped.store(true, ordering: .releasing) }
+    var isStopped: Bool { stopped.load(ordering: .acquiring) }
+
+    // Parts by number: the header is 0 (even when empty), then the extents, then the objects.
+
+    var partCount: Int { 1 + layout.extents.count + objects.count }
+
+    func part(_ number: Int) -> Part {
+        if number == 0 { return Part(begin: 0, bytes: header.count, eager: true, address: nil) }
+        if number <= layout.extents.count {
+            let extent = layout.extents[number - 1]
+            return Part(begin: header.count + extent.fileOffset, bytes: extent.bytes, eager: extent.eager, address: extent.address)
+        }
+        let object = objects[number - 1 - layout.extents.count]
+        return Part(begin: object.fileOffset, bytes: object.bytes, eager: true, address: object.address)
+    }
+
+    /// The part that holds a byte of the file.
+    func partNumber(at offset: Int) -> Int {
+        precondition((0..<fileBytes).contains(offset), "byte \(offset) of a file of \(fileBytes)")
+        var low = 0, high = partCount - 1              // the last part whose begin is not behind the offset
+        while low < high {
+            let middle = (low + high + 1) / 2
+            if part(middle).begin <= offset { low = middle } else { high = middle - 1 }
+        }
+        return low
+    }
+}

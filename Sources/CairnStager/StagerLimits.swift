@@ -1,0 +1,21 @@
+// Every limit of the stager, each with what happens at it.
+import CairnModel
+
+enum StagerLimits {
+    /// Connections to SOCKET.memory at once, of all users and of one: a further one is closed unanswered.
+    static let connections = 64, connectionsPerUser = 16
+    /// One attach, from accept to the reply's last byte; then the connection is closed.
+    static let attachMilliseconds = 5000
+    /// One Varlink call on that socket; more is answered with TooLarge.
+    static let attachBytes = 64 << 10
+    /// Copies that stick, with a thread each, before no further staging is taken.
+    static let stuckThreads = 16
+    /// Threads for restores and leases.
+    static let serviceThreads = 2
+    /// Restores and leases that wait; a further one is answered as failed.
+    static let serviceJobs = 8192
+    /// The filler's unit, and how often it tells.
+    static let fillBytes = Sizes.chunkBytes, firstTellBytes = 32 << 20, laterTellBytes = 256 << 20
+    /// The node's filler yields to everything else.
+    static let fillNiceness = 19
+}
