@@ -55,6 +55,7 @@ let package = Package(
         .testTarget(name: "CairnStoreTests", dependencies: ["CairnStore", "CairnModel", "CairnIO", "CairnTier", "CairnMessages"]),
         .testTarget(name: "CairnIOTests", dependencies: ["CairnIO", "CairnStager", "CairnMessages", "CairnModel"]),
         .testTarget(name: "CairnWireTests", dependencies: ["CairnWire", "CairnModel"]),
+        .testTarget(name: "CairnClientTests", dependencies: ["CairnClient", "CairnWire", "CairnIO"]),
         .testTarget(name: "CairnConfigurationTests", dependencies: ["CairnConfiguration"]),
     ],
     swiftLanguageModes: [.v6]

@@ -44,6 +44,22 @@ extension Engine {
         }
     }
 
+    public func knows(handle: Int) -> Bool { rankSaves[handle] != nil }
+    public func key(ofHandle handle: Int) -> RankSaveKey? { rankSaves[handle]?.key }
+
+    /// Whether anything waits for time to pass: a tick is needed then.
+    public var needsTick: Bool {
+        !resting.isEmpty || !waits.isEmpty || pool.quarantinedCount > 0
+            || tierStates.values.contains { !$0.pending.isEmpty }
+            || runs.values.contains { run in
+                !run.unfinished.isEmpty || run.attempts.values.contains { attempt in
+                    (attempt.number == nil && !attempt.sessions.isEmpty) || attempt.restores.values.contains {
+                        !$0.calls.isEmpty || !$0.settleCalls.isEmpty
+                    }
+                }
+            }
+    }
+
     public var unfinishedCount: Int { runs.values.reduce(0) { $0 + $1.unfinished.count } }
     public var unfinishedBytes: Int { tierReports.map(\.queuedBytes).max() ?? 0 }
     /// Unfinished saves that a drain can still finish: every rank here is staged.
@@ -83,9 +99,14 @@ extension Engine {
     public func attemptNumber(session token: SessionToken) -> Int? { sessions[token].flatMap { attempt(of: $0)?.number } }
     public func lastCommit(run: RunKey) -> (save: SaveID, sequence: CommitSequence, at: Int)? { runs[run]?.lastCommit }
 
-    /// The save behind a sequence, if this daemon still knows it.
+    /// The save behind a sequence, if this daemon still knows it, be it only from a restore's choice.
     public func save(run: RunKey, sequence: CommitSequence) -> SaveID? {
-        saves.values.first { save in
+        if let attempts = runs[run]?.attempts.values {
+            for restore in attempts.flatMap({ $0.restores.values }) {
+                if case .chosen(_, let chosen?, let save?) = restore.phase, chosen == sequence { return save }
+            }
+        }
+        return saves.values.first { save in
             guard save.key.run == run, save.key.save.attempt == sequence.attempt else { return false }
             if case .committed(let decided)? = save.decision { return decided == sequence }
             return save.ranks[0].flatMap { rankSaves[$0]?.count } == sequence.count && save.voidReason == nil
@@ -137,5 +158,18 @@ extension Engine {
             return "I6: \(state.writesInFlight) writes in flight on the \(state.tier) tier"
         }
         return nil
+    }
+}
+
+extension Engine {
+    /// A restore that runs in this run's attempts names this step: it may not be deleted.
+    public func isNamedByRestore(run: RunKey, sequence: CommitSequence) -> Bool {
+        guard let run = runs[run] else { return false }
+        return run.attempts.values.contains { attempt in
+            attempt.restores.values.contains { restore in
+                guard restore.verdict == nil, case .chosen(_, let chosen?, _) = restore.phase else { return false }
+                return chosen == sequence
+            }
+        }
     }
 }

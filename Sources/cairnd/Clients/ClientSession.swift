@@ -1,0 +1,65 @@
+// One rank's session as the main process keeps it: its process, its connections, its layouts and its leases.
+import CairnIO
+import CairnMessages
+import CairnModel
+import CairnStore
+
+final class ClientSession {
+    let token: String
+    let run: RunKey
+    let rank: Int, worldSize: Int
+    let pid: Int32
+    let connection: Connection
+    var attached: [Connection] = []
+    /// Sees the process end: its sockets may live on in forked children.
+    var processWatch: Watch?
+    /// By their name on the wire, oldest first.
+    var layouts: [(name: String, layout: RegisteredLayout)] = []
+    /// Bytes of each lease by its segment, in the order they were lent.
+    var leases: [LeaseSegment] = []
+    var isOpen = false
+
+    init(token: String, run: RunKey, rank: Int, worldSize: Int, pid: Int32, connection: Connection) {
+        self.token = token
+        self.run = run
+        self.rank = rank
+        self.worldSize = worldSize
+        self.pid = pid
+        self.connection = connection
+    }
+
+    func layout(_ name: String) -> RegisteredLayout? { layouts.first { $0.name == name }?.layout }
+}
+
+struct RegisteredLayout {
+    /// Main's own number of it; the stager knows it by this.
+    let number: Int
+    let layout: Layout
+    let hasEagerBytes: Bool
+}
+
+/// What main keeps of one rank's save until the engine forgets it: what the file is, and its blocks' CRCs as they come.
+final class PlannedSave {
+    let session: String
+    let run: RunKey, save: SaveID, rank: Int, worldSize: Int
+    let layoutDigest: String
+    let plan: FilePlan
+    let metadata: [String: String]
+    let savedAt: String
+    var crcs: [UInt32]
+    /// The manifest's record and name, made once: both tiers get the same bytes.
+    var manifest: (name: String, bytes: [UInt8])?
+
+    init(session: String, run: RunKey, save: SaveID, rank: Int, worldSize: Int, layoutDigest: String, plan: FilePlan, metadata: [String: String], savedAt: String) {
+        self.session = session
+        self.run = run
+        self.save = save
+        self.rank = rank
+        self.worldSize = worldSize
+        self.layoutDigest = layoutDigest
+        self.plan = plan
+        self.metadata = metadata
+        self.savedAt = savedAt
+        crcs = Array(repeating: 0, count: Sizes.blocks(ofFile: plan.fileBytes))
+    }
+}

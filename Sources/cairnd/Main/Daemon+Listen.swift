@@ -1,0 +1,45 @@
+// The two sockets: SOCKET for calls, SOCKET.memory for the stager. From systemd if it passed them, else made here. A lock
+// file beside the socket tells a second daemon from a stale socket.
+import CairnConfiguration
+import CairnIO
+
+struct StartFailure: Error, CustomStringConvertible {
+    let description: String
+}
+
+extension Daemon {
+    static func listen(_ configuration: Configuration) throws -> (Descriptor, Descriptor, Descriptor?) {
+        let path = configuration.socket, memory = configuration.memorySocket
+        let passed = SystemdNotify.listenDescriptors()
+        if !passed.isEmpty {
+            guard let control = passed.first(where: { UnixSocket.localPath($0.descriptor) == path }),
+                  let attach = passed.first(where: { UnixSocket.localPath($0.descriptor) == memory }) else {
+                let got = passed.map { UnixSocket.localPath($0.descriptor) ?? $0.name }.joined(separator: "', '")
+                throw StartFailure(description: "systemd passed the sockets '\(got)', but the configuration says '\(path)' (and '\(memory)'): "
+                    + "make ListenStream= of cairnd.socket and `socket:` agree")
+            }
+            for socket in [control.descriptor, attach.descriptor] { try UnixSocket.setNonBlocking(socket, true) }
+            return (control.descriptor, attach.descriptor, nil)
+        }
+        let folder = path.split(separator: "/").dropLast().reduce("") { $0 + "/" + $1 }
+        try makeFolders(folder)
+        let root = try Files.openRoot(folder.isEmpty ? "/" : folder)
+        let name = String(path.split(separator: "/").last ?? "cairn.sock")
+        let lock = try Files.open(root, name + ".lock", flags: [.read, .write, .create], mode: 0o600)
+        guard try Files.tryLock(lock) else {
+            throw StartFailure(description: "another cairnd serves '\(path)': stop it, or give this one another `socket:` (or --socket)")
+        }
+        return (try UnixSocket.listen(path: path), try UnixSocket.listen(path: memory), lock)
+    }
+
+    /// The socket's folder, made where missing: the embedded default's is below the user's own state folder. The part that
+    /// exists may hold symbolic links; what is made here does not.
+    static func makeFolders(_ path: String) throws {
+        let parts = path.split(separator: "/")
+        for depth in stride(from: parts.count, through: 0, by: -1) {
+            guard let root = try? Files.openRoot("/" + parts.prefix(depth).joined(separator: "/")) else { continue }
+            if depth < parts.count { try Files.makeFolders(root, parts.dropFirst(depth).joined(separator: "/"), mode: 0o755) }
+            return
+        }
+    }
+}

@@ -1,0 +1,219 @@
+// The main process: decides, and only that. One thread (the loop's) owns everything here: engine, connections, sessions,
+// worker links. No call here can be blocked by a filesystem or by a rank's memory (I9): those are the workers'.
+//   client bytes -> Connection -> handle(call) -> Event -> Engine -> Actions -> perform: replies, worker requests, notices
+//   worker frames -> WorkerLink -> stagerFrame / tierFrame -> Event -> …
+// Files: Daemon+Workers (links, frames), Daemon+Actions (what the engine asks for), Daemon+Stop, Calls/ (the interfaces).
+import CairnConfiguration
+import CairnEngine
+import CairnIO
+import CairnMessages
+import CairnModel
+import CairnStore
+import CairnWire
+import FoundationEssentials
+
+final class Daemon {
+    let loop: EventLoop
+    let log: Log
+    let configuration: Configuration
+    let configurationFile: String?
+    let engine: Engine
+    let node: String
+    let instance = Entropy.hex(bytes: 4)
+    let startedAt = Clock.monotonicNanoseconds()
+    let poolShape: PoolShape
+    let poolSegments: [SharedMemory]
+    let operators: OperatorRule
+
+    let stager: WorkerLink
+    var tierLinks: [Tier: WorkerLink] = [:]
+    /// The read buffer of each tier's running worker.
+    var tierBuffers: [Tier: SharedMemory] = [:]
+    var tierSpaces: [Tier: [PathSpace]] = [:]
+
+    let memoryListener: Descriptor
+    private let listener: Descriptor
+    private var listenWatch: Watch?
+    private var lock: Descriptor?
+
+    var connections: [Int: Connection] = [:]
+    private var nextConnection = 1
+    var sessions: [String: ClientSession] = [:]
+    var plans: [Int: PlannedSave] = [:]
+    var watchers: [Int: Watcher] = [:]
+    var nextHandle = 1, nextLayout = 1, nextSegment = 1, nextCopy = 1
+    var leasedBytes = 0
+
+    /// The engine's calls that wait for an answer.
+    var engineCalls: [CallID: (Answer) -> Void] = [:]
+    var nextEngineCall = 1
+    /// Main's own requests to tier workers; ids far above the engine's.
+    var tierCalls: [Int: TierCall] = [:]
+    var nextTierCall = 1 << 40
+    var copies: [Int: (CopyResult) -> Void] = [:]
+    var leasesAsked: [Int: (String?) -> Void] = [:]
+    /// The decision record of the tier reply being handled: `recordDecision` copies it to the local tier.
+    var decisionRecord: [UInt8] = []
+
+    var pendingEvents: [Event] = []
+    var delivering = false
+    private var tick: LoopTimer?
+    var filledSlots = 0, lockedSlots = 0
+    var lockNote: String?
+    var isReady = false
+    var stopping = false
+    var counters = Counters()
+    var fatal: String?
+
+    init(configuration: Configuration, file: String?, log: Log) throws {
+        self.configuration = configuration
+        configurationFile = file
+        self.log = log
+        loop = try EventLoop()
+        node = Daemon.nodeName()
+        var limits = EngineLimits()
+        limits.slots = configuration.pool.sizeBytes / Sizes.chunkBytes
+        limits.inFlightPerRank = configuration.limits.inFlightPerRank
+        limits.fenceMs = configuration.limits.fenceMs
+        limits.commitTimeoutMs = configuration.limits.commitTimeoutMs
+        limits.attemptTimeoutMs = configuration.limits.attemptTimeoutMs
+        var tiers: [Tier] = []
+        if configuration.tiers.local != nil { tiers.append(.local) }
+        if configuration.tiers.global != nil { tiers.append(.global) }
+        let local = configuration.retention.local, global = configuration.retention.global
+        let lone = configuration.tiers.global == nil
+        engine = Engine(limits: limits, tiers: tiers, retention: [
+            // A local tier alone is the committing one: the global rule is about committed steps.
+            .local: Engine.Retention(keep: lone ? max(local.keep, global.keep) : local.keep, keepPeriod: lone ? global.keepPeriod : local.keepPeriod),
+            .global: Engine.Retention(keep: global.keep, keepPeriod: global.keepPeriod),
+        ])
+        poolShape = PoolShape(slots: limits.slots)
+        let shape = poolShape
+        poolSegments = try (0..<shape.segments).map { try SharedMemory.create(name: "cairn-pool-\($0)", bytes: shape.bytes(ofSegment: $0)) }
+        operators = OperatorRule(configuration.operators)
+        (listener, memoryListener, lock) = try Daemon.listen(configuration)
+        stager = WorkerLink(role: "stager", loop: loop)
+        for tier in tiers { tierLinks[tier] = WorkerLink(role: tier.rawValue, loop: loop) }
+    }
+
+    /// Names this machine in temporary names and records: the host's name, cut to what a file name may hold.
+    private static func nodeName() -> String {
+        Names.node(ProcessFacts.environment("CAIRN_NODE") ?? ProcessFacts.hostname())
+    }
+
+    func start() throws {
+        try startWorkers()
+        listenWatch = try loop.watch(listener, events: .readable) { [unowned self] _ in acceptClients() }
+        log.write(.notice, "cairnd \(CairnVersion.text) on \(node): socket '\(configuration.socket)', pool \(poolShape.slots * Sizes.chunkBytes >> 20) MiB, "
+            + "tiers \(engine.tiers.map(\.rawValue).joined(separator: " and ")) (commits on \(engine.committing.rawValue))")
+    }
+
+    func stopListening() {
+        listenWatch?.stop()
+        listenWatch = nil
+    }
+
+    private func acceptClients() {
+        while let socket = try? UnixSocket.accept(listener) {
+            do {
+                let peer = try UnixSocket.peer(socket)
+                guard connections.count < DaemonLimits.connections else {
+                    log.write(.warning, "refused a connection of uid \(peer.uid): \(connections.count) are open")
+                    continue
+                }
+                let id = nextConnection
+                nextConnection += 1
+                connections[id] = try Connection(id: id, socket: socket, peer: peer, daemon: self)
+            } catch {
+                log.write(.warning, "a connection could not be taken: \(error)")
+            }
+        }
+    }
+
+    func connectionClosed(_ connection: Connection, reason: String) {
+        connections[connection.id] = nil
+        watchers[connection.id] = nil
+        guard let session = connection.session else { return }
+        if connection.isSessionSocket {
+            endSession(session, reason: "its connection ended: \(reason)")
+        } else {
+            session.attached.removeAll { $0 === connection }
+        }
+    }
+
+    /// Ends a session on this side, then tells the engine. Called once for each session.
+    func endSession(_ session: ClientSession, reason: String) {
+        guard sessions.removeValue(forKey: session.token) != nil else { return }
+        session.processWatch?.stop()
+        for lease in session.leases {
+            leasedBytes -= lease.bytes
+            stager.send(StagerRequest.release(segment: lease.segment))
+        }
+        session.leases.removeAll()
+        deliver(.sessionEnded(session.token, reason: reason))
+        session.connection.close(reason)
+        for connection in session.attached { connection.close(reason) }
+    }
+
+    // MARK: the engine
+
+    /// Hands an event to the engine and does what it asks for. Events that arise meanwhile wait their turn.
+    func deliver(_ event: Event) {
+        pendingEvents.append(event)
+        guard !delivering else { return }
+        delivering = true
+        var next = 0
+        while next < pendingEvents.count {
+            let event = pendingEvents[next]
+            next += 1
+            for action in engine.handle(event, at: loop.nowNanoseconds) { perform(action) }
+        }
+        pendingEvents.removeAll(keepingCapacity: true)
+        delivering = false
+        updateTick()
+    }
+
+    /// No timer while the engine waits for nothing: an idle daemon sleeps.
+    func updateTick() {
+        let wanted = engine.needsTick || !tierCalls.isEmpty
+        if wanted, tick == nil {
+            tick = loop.timer(afterMilliseconds: DaemonLimits.tickMilliseconds, repeatMilliseconds: DaemonLimits.tickMilliseconds) { [unowned self] in
+                expireTierCalls()
+                deliver(.tick)
+            }
+        } else if !wanted, let tick {
+            tick.stop()
+            self.tick = nil
+        }
+    }
+
+    func engineCall(_ context: CallContext, _ handler: @escaping (Answer) -> Void) -> CallID {
+        let call = nextEngineCall
+        nextEngineCall += 1
+        engineCalls[call] = handler
+        context.connection.onGone = { [unowned self] in
+            if engineCalls.removeValue(forKey: call) != nil { deliver(.callGone(call)) }
+        }
+        return call
+    }
+}
+
+/// Totals since the start, for metrics.
+struct Counters {
+    var saves = 0, staged = 0, committed = 0, failed = 0, restores = 0, loads = 0
+    var stagedBytes = 0, loadedBytes = 0
+}
+
+/// Who sees every user's runs.
+struct OperatorRule {
+    private let users: Set<UInt32>
+    private let groups: Set<UInt32>
+
+    init(_ configuration: Configuration.Operators) {
+        users = Set(configuration.users.compactMap { UInt32($0) ?? ProcessFacts.uid(ofUser: $0) })
+        groups = Set(configuration.groups.compactMap { UInt32($0) ?? ProcessFacts.gid(ofGroup: $0) })
+    }
+    func allows(_ peer: UnixSocket.Peer) -> Bool {
+        users.contains(peer.uid) || groups.contains(peer.gid) || (!groups.isEmpty && !groups.isDisjoint(with: ProcessFacts.groups(ofUser: peer.uid)))
+    }
+}

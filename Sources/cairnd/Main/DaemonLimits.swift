@@ -1,0 +1,39 @@
+// Limits of the main process: connections, queues and waits, each with what happens there. The wire's are in CairnWire,
+// the engine's in CairnEngine.
+enum DaemonLimits {
+    /// Connections at once; further ones are closed at once, and logged.
+    static let connections = 16_384
+    /// Bytes queued to one slow reader before its connection is closed.
+    static let outgoingBytes = 64 << 20
+    /// The same for watchers, whose news grow old.
+    static let watchBytes = 4 << 20
+    /// Calls that one connection may have sent ahead of the one being answered; reading stops there.
+    static let callsAhead = 64
+    /// Layouts kept of one session; the oldest unused one is forgotten.
+    static let layoutsPerSession = 8
+    /// Leases of one session, and their bytes together.
+    static let leasesPerSession = 64
+    /// All leases, as a share of the pool: 1/leaseShare, but never less than `leaseFloor`.
+    static let leaseShare = 2
+    static let leaseFloor = 1 << 30
+    /// Boxes of one Load.
+    static let boxesPerLoad = 100_000
+    /// A tier worker's answer to a client's call (listing, describing, loading) is waited for this long.
+    static let tierCallSeconds = 120
+    /// Space is asked for with each Status; the last known is shown after this long.
+    static let spaceMilliseconds = 500
+    /// A worker's answer to `start` is waited for this long before the daemon goes on without it.
+    static let workerStartMilliseconds = 10_000
+    /// Restarts of a worker: first and longest wait.
+    static let restartFirstMilliseconds = 200
+    static let restartLongestMilliseconds = 30_000
+    /// After SIGTERM: what is staged is flushed this long, then the workers have this long to end.
+    static let drainMilliseconds = 20_000
+    static let workerEndMilliseconds = 2_000
+    /// The engine's timers, while it has any.
+    static let tickMilliseconds = 20
+    /// READY is sent once so much of the pool is there.
+    static let readyPoolBytes = 256 << 20
+    /// The read buffer of each tier worker.
+    static let tierDepth = 16
+}
