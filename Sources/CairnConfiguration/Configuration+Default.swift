@@ -22,7 +22,8 @@ extension Configuration {
         if let runtime = folder("XDG_RUNTIME_DIR"), isFolder(runtime) {
             result.socket = runtime + "/cairn/cairn.sock"
         } else {
-            result.socket = state + "/cairn/cairn.sock"
+            // Where every client looks last, whatever XDG_STATE_HOME says.
+            result.socket = (folder("HOME").map { $0 + "/.local/state" } ?? state) + "/cairn/cairn.sock"
         }
         guard socketPath(result.socket) != nil else {
             throw ConfigurationError(.badValue, file: "embedded default", """

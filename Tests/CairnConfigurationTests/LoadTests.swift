@@ -90,6 +90,13 @@ import Testing
         #expect(result.pool.sizeBytes == 512 << 20)
     }
 
+    @Test func socketIsWhereClientsLookForIt() throws {
+        let result = try Configuration.embeddedDefault(
+            environment: ["HOME": "/home/ada", "XDG_STATE_HOME": "/state"], memoryBytes: 2 << 30) { _ in false }
+        #expect(result.socket == "/home/ada/.local/state/cairn/cairn.sock")
+        #expect(result.tiers.local?.paths == ["/state/cairn/checkpoints"])
+    }
+
     @Test func takesNoLessThanThePoolsLeast() throws {
         let result = try Configuration.embeddedDefault(environment: ["HOME": "/h"], memoryBytes: 100 << 20) { _ in false }
         #expect(result.pool.sizeBytes == Configuration.Pool.leastBytes)
