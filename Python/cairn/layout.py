@@ -94,7 +94,10 @@ class Layouts:
         wanted = lazy if lazy is None or isinstance(lazy, bool) else tuple(lazy)
         if layout.lazy != wanted or layout.tokens != flat.tokens or layout.guarded != self._guard.signature():
             return False
-        addresses, *rest = tensors.signatures(flat.tensors, flat.odd)
+        try:
+            addresses, *rest = tensors.signatures(flat.tensors, flat.odd)
+        except (RuntimeError, NotImplementedError):
+            return False  # something came that has no memory: describing it says what
         for index in layout.wandering:
             addresses[index] = layout.addresses[index]
         return addresses == layout.addresses and tuple(rest) == layout.rest and self._same_boxes(layout, flat)
@@ -112,17 +115,15 @@ class Layouts:
     def _make(self, flat: tree.Flat, lazy: Lazy, before: Layout | None) -> Layout:
         layout = Layout(flat, lazy, self._guard.signature())
         self._guard.refresh()
+        layout.leaves = [tensors.describe(name, tensor) for name, tensor in zip(layout.outline.names, flat.tensors, strict=True)]
         addresses, *rest = tensors.signatures(flat.tensors, flat.odd)
         layout.addresses, layout.rest = addresses, tuple(rest)
         comparable = before is not None and before.tokens == flat.tokens and before.rest == layout.rest
-        names = layout.outline.names
         first: dict[tuple[Any, ...], str] = {}
         records: list[dict[str, Any]] = []
         used = 0
-        for index, (name, tensor) in enumerate(zip(names, flat.tensors, strict=True)):
-            leaf = tensors.describe(name, tensor)
+        for index, leaf in enumerate(layout.leaves):
             self._decide(leaf, lazy)
-            layout.leaves.append(leaf)
             kept = before.leaves[index].scratch if comparable and before is not None else None
             if leaf.scratch is None and leaf.eager and comparable and before is not None and leaf.bytes:
                 moved = before.addresses[index] != addresses[index] or index in before.wandering

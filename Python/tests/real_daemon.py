@@ -1,0 +1,185 @@
+"""Starts and ends real `cairnd` processes for the end-to-end tests, and runs trainers as processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import cairn
+
+ROOT = Path(__file__).parent.parent.parent
+START_SECONDS = 20.0
+STOP_SECONDS = 20.0
+
+
+def binary() -> Path:
+    return Path(os.environ.get("CAIRND_BINARY", str(ROOT / ".build" / "debug" / "cairnd")))
+
+
+class Daemon:
+    """One `cairnd` with its own socket and local folder. ``shared`` is the global folder, if it has one."""
+
+    def __init__(
+        self, folder: Path, shared: Path | None, *, local: bool = True, environment: dict[str, str] | None = None, **settings: Any
+    ):
+        self.folder = folder
+        self.socket = str(folder / "s")
+        self.local = folder / "local"
+        self.shared = shared
+        self.log = folder / "log"
+        self._environment = environment or {}
+        self._process: subprocess.Popen[bytes] | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+        tiers = []
+        if local:
+            self.local.mkdir(exist_ok=True)
+            tiers.append(f"  local: {{paths: [{self.local}], reserve: 0MiB}}")
+        if shared is not None:
+            shared.mkdir(exist_ok=True)
+            tiers.append(f"  global: {{path: {shared}}}")
+        lines = [f"socket: {self.socket}", f"pool: {{size: {settings.pop('pool', '256MiB')}, chunk: 8MiB}}", "tiers:", *tiers]
+        limits = {"fence": "10s", "commitTimeout": "60s", "inFlightPerRank": 2} | settings.pop("limits", {})
+        lines.append(f"limits: {{{', '.join(f'{key}: {value}' for key, value in limits.items())}}}")
+        lines += [f"{key}: {value}" for key, value in settings.items()]
+        self.config = folder / "cairnd.yaml"
+        self.config.write_text("\n".join(lines) + "\n")
+
+    @property
+    def tier(self) -> Path:
+        """The folder where steps are committed."""
+        return self.shared if self.shared is not None else self.local
+
+    def start(self) -> Daemon:
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [str(binary()), "--config", str(self.config)],
+                stdout=log, stderr=log, env=os.environ | self._environment, start_new_session=True,
+            )  # fmt: skip
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                raise RuntimeError(f"cairnd ended with {self._process.returncode}: {self.log.read_text()[-2000:]}")
+            try:
+                with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+                    probe.connect(self.socket)
+                    return self
+            except OSError:
+                time.sleep(0.02)
+        raise RuntimeError(f"cairnd did not listen within {START_SECONDS} s: {self.log.read_text()[-2000:]}")
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal and wait; a daemon that does not end in time is killed, and that is an error."""
+        process, self._process = self._process, None
+        if process is None:
+            return 0
+        process.send_signal(number)
+        try:
+            return process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(STOP_SECONDS)
+            raise RuntimeError(f"cairnd did not end within {STOP_SECONDS} s: {self.log.read_text()[-2000:]}") from None
+
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def open(self, run: str = "run", **options: Any) -> cairn.Checkpointer:
+        options.setdefault("attempt", secrets.token_hex(8))
+        return cairn.Checkpointer(run, socket=self.socket, **options)
+
+    def raw(self) -> Raw:
+        return Raw(self.socket)
+
+    def step_folders(self, run: str = "run") -> list[Path]:
+        return sorted((self.tier / str(os.getuid()) / run).glob("step-*"))
+
+
+class Cluster:
+    """Daemons that may share a global folder, as the nodes of a job do."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.daemons: list[Daemon] = []
+
+    def daemon(self, *, tiers: int = 1, **settings: Any) -> Daemon:
+        """Start one with one tier (local), or two (its own local one, and the cluster's shared folder)."""
+        shared = self.folder / "global" if tiers == 2 else None
+        made = Daemon(self.folder / str(len(self.daemons)), shared, **settings)
+        self.daemons.append(made)
+        return made.start()
+
+    def stop(self) -> None:
+        errors = []
+        for daemon in self.daemons:
+            try:
+                daemon.stop()
+            except RuntimeError as failure:
+                errors.append(str(failure))
+        shutil.rmtree(self.folder, ignore_errors=True)
+        assert not errors, errors
+
+
+class Raw:
+    """A plain socket that speaks, or misspeaks, the wire."""
+
+    def __init__(self, path: str) -> None:
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.socket.settimeout(10)
+        self.socket.connect(path)
+        self._buffer = b""
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def receive(self) -> dict[str, Any] | None:
+        """The next reply, or None when the daemon closed."""
+        while b"\0" not in self._buffer:
+            try:
+                data = self.socket.recv(1 << 16)
+            except ConnectionResetError:
+                return None
+            if not data:
+                return None
+            self._buffer += data
+        message, _, self._buffer = self._buffer.partition(b"\0")
+        reply: dict[str, Any] = json.loads(message)
+        return reply
+
+    def call(self, method: str, /, **parameters: Any) -> dict[str, Any]:
+        if "." not in method:
+            method = "dev.cairn.Checkpoint." + method
+        self.send(json.dumps({"method": method, "parameters": parameters}).encode() + b"\0")
+        reply = self.receive()
+        assert reply is not None, f"{method}: closed"
+        return reply
+
+    def error(self, method: str, /, **parameters: Any) -> str:
+        """The short name of the error that the call gets; empty: none."""
+        return str(self.call(method, **parameters).get("error", "")).rpartition(".")[2]
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+def trainer(script: str, *arguments: str, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    """A Python process that has this package on its path; talk to it by its stdin and stdout."""
+    path = str(Path(__file__).parent.parent)
+    return subprocess.Popen(
+        [sys.executable, "-c", script, *arguments],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env=os.environ | {"PYTHONPATH": path} | (environment or {}),
+    )  # fmt: skip
