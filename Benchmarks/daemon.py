@@ -42,7 +42,8 @@ class Daemon:
         """Starts it and gives the seconds until it answers."""
         began = time.perf_counter()
         with open(self._folder / "cairnd.log", "ab") as log:
-            self._process = subprocess.Popen([self._binary, "--config", self._folder / "cairnd.yaml"], stdout=log, stderr=log)
+            command = [self._binary, "--config", self._folder / "cairnd.yaml", "--socket", self.socket]
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
         while time.perf_counter() - began < 30:
             if self._process.poll() is not None:
                 raise SystemExit(f"cairnd ended with {self._process.returncode}:\n{self.log_end()}")

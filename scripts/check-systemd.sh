@@ -11,6 +11,8 @@ root=$(mktemp -d "${TMPDIR:-/tmp}/cairn-systemd.XXXXXX")
 trap 'rm -rf "$root"' EXIT
 make --no-print-directory --silent install DESTDIR="$root" PREFIX=/usr SYSCONFDIR=/etc
 
+"$root/usr/bin/cairnd" --check --config "$root/etc/cairn/cairnd.yaml" >/dev/null
+
 # verify looks for programs where the unit says; these units say it of the folder.
 units="$root/usr/lib/systemd/system"
 sed -i "s|=/usr/bin/cairnd|=$root/usr/bin/cairnd|" "$units"/*.service
