@@ -1,0 +1,86 @@
+// One rank's record of one save: `rank-00003-DIGEST.json`, published after the whole, synced file that it describes.
+// A manifest alone proves nothing about the other ranks: the commit names the manifests that belong together.
+import CairnIO
+import CairnModel
+
+public struct Manifest: RecordValue, Hashable {
+    public var format: String
+    public var uid: UInt32
+    public var run: String
+    public var attempt: Int
+    public var step: Int
+    public var save: SaveID
+    public var rank: Int
+    public var worldSize: Int
+    /// Of the rank's registered shards.
+    public var layoutDigest: String
+    public var fileBytes: Int
+    public var dataStart: Int
+    public var blockCount: Int
+    /// SHA-256 of the `.crc` file.
+    public var crcDigest: String
+    /// SHA-256 of the layout digest and the plain file's CRCs: equal on every tier, also where a tier compresses.
+    public var contentDigest: String
+    /// Rank 0's own count of `save()` calls in this attempt: with the attempt it is the commit's sequence. Nil on other ranks.
+    public var count: Int?
+    /// CRC32C of shared objects' bytes where known, so that a commit compares them without reading.
+    public var objects: [String: UInt32]?
+    /// What the caller gave; rank 0's goes into the commit.
+    public var metadata: [String: String]?
+    /// UTC, ISO 8601 with seconds.
+    public var savedAt: String
+    public var node: String
+
+    public init(run: RunKey, save: SaveID, rank: Int, worldSize: Int, layoutDigest: String, fileBytes: Int, dataStart: Int,
+                crcs: [UInt32], count: Int?, objects: [String: UInt32]? = nil, metadata: [String: String]? = nil,
+                savedAt: String, node: String) {
+        format = FileHeader.format
+        uid = run.uid
+        self.run = run.name
+        attempt = save.attempt
+        step = save.step
+        self.save = save
+        self.rank = rank
+        self.worldSize = worldSize
+        self.layoutDigest = layoutDigest
+        self.fileBytes = fileBytes
+        self.dataStart = dataStart
+        blockCount = crcs.count
+        crcDigest = Digests.full(BlockChecksums.encode(crcs))
+        contentDigest = Self.contentDigest(layoutDigest: layoutDigest, crcs: crcs)
+        self.count = count
+        self.objects = objects
+        self.metadata = metadata
+        self.savedAt = savedAt
+        self.node = node
+    }
+
+    public var runKey: RunKey { RunKey(uid: uid, name: run) }
+
+    public static func contentDigest(layoutDigest: String, crcs: [UInt32]) -> String {
+        var bytes = Array(layoutDigest.utf8)
+        bytes.reserveCapacity(bytes.count + crcs.count * 4)
+        for crc in crcs { BlockChecksums.append(crc, to: &bytes) }
+        return Digests.full(bytes)
+    }
+
+    public func problem() -> String? {
+        if !RunKey.isValidName(run) { return "the run's name '\(run)' is not valid" }
+        if save.attempt != attempt || save.step != step { return "save \(save) is not of attempt \(attempt) and step \(step)" }
+        if attempt < 1 || step < 0 || save.attemptTry < 1 { return "save \(save) has an attempt or try below 1" }
+        if !(1...StoreLimits.worldSize).contains(worldSize) || !(0..<worldSize).contains(rank) { return "rank \(rank) of \(worldSize)" }
+        if (count != nil) != (rank == 0) { return "rank 0, and no other, says its count of saves" }
+        if let count, count < 1 || count > Int(UInt32.max) { return "a count of \(count) saves" }
+        if dataStart < Sizes.alignment || !dataStart.isMultiple(of: Sizes.alignment) || dataStart > fileBytes || fileBytes > StoreLimits.fileBytes {
+            return "data begins at \(dataStart) of \(fileBytes) bytes"
+        }
+        if blockCount != Sizes.blocks(ofFile: fileBytes) { return "\(blockCount) blocks for \(fileBytes) bytes" }
+        if !Digests.isHex(layoutDigest, digits: StoreLimits.nameDigestDigits) || !Digests.isFull(crcDigest) || !Digests.isFull(contentDigest) {
+            return "a digest is not one"
+        }
+        return nil
+    }
+
+    /// Whether this is the `.crc` file that the manifest was written with.
+    public func matches(checksumFile: [UInt8]) -> Bool { Digests.full(checksumFile) == crcDigest }
+}

@@ -1,0 +1,95 @@
+// Every name on disk is made, and read back, here. Paths are relative to a run's folder, `<tier>/<uid>/<run>`.
+//
+//   attempts/000017.json                      one launch of the job
+//   attempts/000017/17-1200-1.json            the decision of a save: commit or void
+//   attempts/000017/restore-3.json            the third choice of this attempt;  settled-3-NODE.json, settle-3.json: its outcome
+//   .saving-17-1200-1/                        a save in progress; renamed after its commit to
+//   step-1200.17-41/                          a committed step, sequence 17-41
+//       rank-00003.safetensors, rank-00003.crc, rank-00003-DIGEST.json, layout-DIGEST.json, checkpoint.json, pin
+//   .gone-SECONDS.NAME                        renamed away at that time (UTC), deleted 10 minutes later
+//   .NAME.MAKER.NUMBER.part                   not yet published; MAKER is a worker's node and instance
+//
+// A local tier beside a global one holds the same files of its own ranks without folders per save:
+//   17-1200-1.rank-00003.safetensors, .crc, 17-1200-1.rank-00003-DIGEST.json, 17-1200-1.pin
+//   decisions/17-1200-1.json                  a copy of the decision
+//
+// Ranks have at least 5 digits, attempts at least 6; other numbers have no leading zeros. A name is accepted only if making it
+// anew from what was read gives the same text: one name for one thing.
+import CairnModel
+
+public enum Names {
+    public static let attempts = "attempts"
+    public static let decisions = "decisions"
+    public static let checkpoint = "checkpoint.json"
+    public static let pin = "pin"
+    public static let lock = ".cairnd.lock"
+
+    public static func runFolder(_ run: RunKey) -> String { "\(run.uid)/\(run.name)" }
+    public static func userFolder(_ uid: UInt32) -> String { "\(uid)" }
+
+    public static func attempt(_ number: Int) -> String { "\(attemptFolder(number)).json" }
+    public static func attemptFolder(_ number: Int) -> String { "\(attempts)/\(padded(number, StoreLimits.attemptDigits))" }
+    public static func decision(_ save: SaveID) -> String { "\(attemptFolder(save.attempt))/\(save).json" }
+    public static func restoreChoice(attempt: Int, restore: Int) -> String { "\(attemptFolder(attempt))/restore-\(restore).json" }
+    public static func settled(attempt: Int, restore: Int, node: String) -> String {
+        "\(attemptFolder(attempt))/settled-\(restore)-\(node).json"
+    }
+    public static func settle(attempt: Int, restore: Int) -> String { "\(attemptFolder(attempt))/settle-\(restore).json" }
+
+    public static func savingFolder(_ save: SaveID) -> String { ".saving-\(save)" }
+    public static func stepFolder(step: Int, sequence: CommitSequence) -> String { "step-\(step).\(sequence)" }
+    public static func gone(_ name: String, seconds: Int) -> String { ".gone-\(seconds).\(name)" }
+
+    public static func data(rank: Int) -> String { "\(rankName(rank)).safetensors" }
+    public static func checksums(rank: Int) -> String { "\(rankName(rank)).crc" }
+    /// `digest`: of the record, as `Record.nameDigest` gives it.
+    public static func manifest(rank: Int, digest: String) -> String { "\(rankName(rank))-\(digest).json" }
+    public static func layout(digest: String) -> String { "layout-\(digest).json" }
+
+    public static func besideData(_ save: SaveID, rank: Int) -> String { "\(save).\(data(rank: rank))" }
+    public static func besideChecksums(_ save: SaveID, rank: Int) -> String { "\(save).\(checksums(rank: rank))" }
+    public static func besideManifest(_ save: SaveID, rank: Int, digest: String) -> String { "\(save).\(manifest(rank: rank, digest: digest))" }
+    public static func besidePin(_ save: SaveID) -> String { "\(save).\(pin)" }
+    public static func besideDecision(_ save: SaveID) -> String { "\(decisions)/\(save).json" }
+
+    /// A name of one's own for what will be published as `name`. `number` makes it unique within its maker.
+    public static func temporary(for name: String, maker: String, number: Int) -> String { ".\(name).\(maker).\(number).part" }
+    /// The temporary of a rank's data file: `.rank-00003.MAKER.TRY.part`.
+    public static func temporaryData(rank: Int, maker: String, fileTry: Int) -> String {
+        temporary(for: rankName(rank), maker: maker, number: fileTry)
+    }
+    public static func isTemporary(_ name: String, ofNode node: String) -> Bool {
+        name.hasPrefix(".") && name.hasSuffix(".part") && name.contains(".\(node).")
+    }
+    public static func isTemporary(_ name: String) -> Bool { name.hasPrefix(".") && name.hasSuffix(".part") }
+
+    /// A host's name as part of a file's name.
+    public static func node(_ hostname: String) -> String {
+        var text = hostname.utf8.prefix(60).map { byte -> UInt8 in
+            switch byte {
+            case 0x30...0x39, 0x41...0x5A, 0x61...0x7A, UInt8(ascii: "-"), UInt8(ascii: "_"): byte
+            default: UInt8(ascii: "-")
+            }
+        }
+        if text.isEmpty { text = Array("node".utf8) }
+        return String(decoding: text, as: UTF8.self)
+    }
+
+    // Keys inside a safetensors file.
+    static let objectPrefix = "cairn.object."
+    static func objectPrefix(rank: Int) -> String { "\(objectPrefix)\(padded(rank, StoreLimits.rankDigits))." }
+    static func privatePrefix(rank: Int) -> String { "\(rankName(rank))/" }
+    /// Whether a name looks like a private tensor's key of whichever rank.
+    static func hasPrivatePrefix(_ name: String) -> Bool {
+        guard name.hasPrefix("rank-"), let slash = name.utf8.firstIndex(of: UInt8(ascii: "/")) else { return false }
+        let digits = name.utf8[..<slash].dropFirst(5)
+        return !digits.isEmpty && digits.allSatisfy { (0x30...0x39).contains($0) }
+    }
+
+    static func rankName(_ rank: Int) -> String { "rank-\(padded(rank, StoreLimits.rankDigits))" }
+
+    static func padded(_ number: Int, _ digits: Int) -> String {
+        let text = String(number)
+        return String(repeating: "0", count: max(0, digits - text.utf8.count)) + text
+    }
+}
