@@ -78,7 +78,11 @@ public enum ProcessFacts {
     public static func setProcessName(_ name: String) { _ = unsafe cairn_set_name(name) }
 
     /// Ends at once, without exit handlers: nothing of Cairn's needs them, and one that hangs would keep the process.
-    public static func exitProcess(_ code: Int32) -> Never { _exit(code) }
+    /// What `print` still buffers is written first.
+    public static func exitProcess(_ code: Int32) -> Never {
+        fflush(nil)
+        _exit(code)
+    }
 
     /// Kernel memory of this process in bytes (resident set), from /proc/self/statm.
     public static func residentBytes() -> Int {

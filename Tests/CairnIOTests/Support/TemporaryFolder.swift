@@ -18,14 +18,21 @@ final class TemporaryFolder: Sendable {
     deinit { try? Files.removeTree(parent, name) }
 }
 
-/// Bytes that look like no pattern, the same for one seed.
+/// Bytes that look like no pattern, the same for one seed: 64 KiB, again and again, but marked with its place.
 func patternBytes(_ count: Int, seed: UInt64 = 1) -> [UInt8] {
     var state = seed &* 0x9E37_79B9_7F4A_7C15 | 1
-    var bytes: [UInt8] = []
-    bytes.reserveCapacity(count + 8)
-    while bytes.count < count {
+    var block: [UInt8] = []
+    while block.count < min(count, 1 << 16) {
         state ^= state << 13; state ^= state >> 7; state ^= state << 17
-        for shift in stride(from: UInt64(0), to: 64, by: 8) { bytes.append(UInt8(truncatingIfNeeded: state >> shift)) }
+        for shift in stride(from: UInt64(0), to: 64, by: 8) { block.append(UInt8(truncatingIfNeeded: state >> shift)) }
+    }
+    var bytes: [UInt8] = []
+    bytes.reserveCapacity(count + block.count)
+    while bytes.count < count {
+        block[0] &+= 1
+        block[1] = UInt8(truncatingIfNeeded: bytes.count >> 16)
+        block[2] = UInt8(truncatingIfNeeded: bytes.count >> 24)
+        bytes.append(contentsOf: block)
     }
     bytes.removeLast(bytes.count - count)
     return bytes
