@@ -7,23 +7,29 @@ import Testing
         let (a, b) = try UnixSocket.pair()
         var seen: [String] = []
         let counter = try EventCounter()
+        var ticks = 0
         var watch: Watch?
         watch = try loop.watch(b, events: [.readable, .disconnect]) { events in
             if case .bytes(let bytes)? = try? UnixSocket.receive(b, max: 10) {
                 seen.append("bytes \(bytes)")
                 counter.signal()
             }
-            if events.contains(.disconnect) { seen.append("end"); watch?.stop(); loop.stop() }
+            if events.contains(.disconnect) {
+                seen.append("end")
+                watch?.stop()
+                if ticks == 3 { loop.stop() }
+            }
         }
         loop.timer(afterMilliseconds: 5) {
             seen.append("timer")
             _ = try? UnixSocket.send(a, [7])
         }
-        var ticks = 0
         var ticker: LoopTimer?
         ticker = loop.timer(afterMilliseconds: 1, repeatMilliseconds: 1) {
             ticks += 1
-            if ticks == 3 { ticker?.stop() }
+            guard ticks == 3 else { return }
+            ticker?.stop()
+            if seen.last == "end" { loop.stop() }
         }
         let wakeup = try loop.wakeup {
             seen.append("wakeup")
