@@ -43,7 +43,10 @@ final class PlannedSave {
     let session: String
     let run: RunKey, save: SaveID, rank: Int, worldSize: Int
     let layoutDigest: String
-    let plan: FilePlan
+    let table: RankTable
+    let dataStart: Int, fileBytes: Int
+    /// Sent with `begin`, then dropped: a header of many tensors is large.
+    var header: [UInt8]
     let metadata: [String: String]
     let savedAt: String
     var crcs: [UInt32]
@@ -57,7 +60,10 @@ final class PlannedSave {
         self.rank = rank
         self.worldSize = worldSize
         self.layoutDigest = layoutDigest
-        self.plan = plan
+        table = plan.table
+        dataStart = plan.dataStart
+        fileBytes = plan.fileBytes
+        header = plan.headerBytes
         self.metadata = metadata
         self.savedAt = savedAt
         crcs = Array(repeating: 0, count: Sizes.blocks(ofFile: plan.fileBytes))

@@ -11,7 +11,8 @@ extension Daemon {
         case .reply(let call, let answer): engineCalls.removeValue(forKey: call)?(answer)
         case .stager(let request):
             if case .begin(let begin) = request {
-                stager.send(request, payload: plans[begin.handle]?.plan.headerBytes ?? [])
+                stager.send(request, payload: plans[begin.handle]?.header ?? [])
+                plans[begin.handle]?.header = []
             } else {
                 stager.send(request)
             }
@@ -51,7 +52,7 @@ extension Daemon {
         } else {
             let record = Record.encode(Manifest(
                 run: plan.run, save: plan.save, rank: plan.rank, worldSize: plan.worldSize, layoutDigest: plan.layoutDigest,
-                fileBytes: plan.plan.fileBytes, dataStart: plan.plan.dataStart, crcs: plan.crcs, count: count,
+                fileBytes: plan.fileBytes, dataStart: plan.dataStart, crcs: plan.crcs, count: count,
                 metadata: plan.rank == 0 ? plan.metadata : nil, savedAt: plan.savedAt, node: node))
             manifest = (Names.manifest(rank: plan.rank, digest: Record.nameDigest(record)), record)
             plan.manifest = manifest
