@@ -18,7 +18,7 @@ if (( major < 6 || (major == 6 && minor < 3) )); then
 fi
 
 # System libraries: only what is missing.
-packages=(libuv1-dev liburing-dev libisal-dev pkg-config python3-venv)
+packages=(libuv1-dev liburing-dev libisal-dev pkg-config python3-venv git ca-certificates)
 if command -v dpkg-query >/dev/null 2>&1; then
     missing=()
     for package in "${packages[@]}"; do
