@@ -6,7 +6,10 @@ import os
 from pathlib import Path
 
 CONNECT_SECONDS = 5.0
-"""Connecting and opening a session: a healthy daemon answers in milliseconds."""
+"""Connecting and attaching: a healthy daemon answers in milliseconds."""
+
+OPEN_SECONDS = 90.0
+"""Opening a session: the daemon waits for the attempt's number, which rank 0's daemon publishes, a minute by default."""
 
 CALL_SECONDS = 30.0
 """Any short call. A daemon that takes longer is treated as gone: the session ends and is opened anew."""

@@ -78,7 +78,7 @@ class Session:
                     "localWorldSize": who.local_world_size,
                     "attempt": who.attempt,
                 },
-                timeout=limits.CALL_SECONDS,
+                timeout=limits.OPEN_SECONDS,
             )
             try:
                 self.id = str(reply["session"])

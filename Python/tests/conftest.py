@@ -7,7 +7,7 @@ import secrets
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -16,7 +16,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from fake_daemon import FakeDaemon, short_folder
+from fake_daemon import FakeDaemon, Opener, short_folder
 from real_daemon import Cluster, binary
 
 import cairn
@@ -53,9 +53,6 @@ def fake() -> Iterator[FakeDaemon]:
 @pytest.fixture
 def attempt() -> str:
     return secrets.token_hex(8)
-
-
-Opener = Callable[..., cairn.Checkpointer]
 
 
 @pytest.fixture

@@ -12,11 +12,14 @@ import os
 import socket
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cairn
 from cairn.dtypes import BYTES
 
+Opener = Callable[..., cairn.Checkpointer]
 PREFIX = "dev.cairn.Checkpoint."
 
 
@@ -27,7 +30,7 @@ class Refusal(Exception):
 
 
 class FakeDaemon:
-    """Knobs: ``hold`` keeps lazy shards unstaged until ``release()``; ``refuse`` answers Save with an error; ``mute`` never does."""
+    """Knobs: ``hold`` keeps lazy shards unstaged until ``release_now``; ``refuse`` answers Save with an error; ``mute`` not at all."""
 
     def __init__(self, folder: Path) -> None:
         self.path = str(folder / "cairn.sock")

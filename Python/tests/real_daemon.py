@@ -22,7 +22,9 @@ STOP_SECONDS = 20.0
 
 
 def binary() -> Path:
-    return Path(os.environ.get("CAIRND_BINARY", str(ROOT / ".build" / "debug" / "cairnd")))
+    """The daemon under test: CAIRND_BINARY, else CAIRN_BIN/cairnd, else the debug build."""
+    folder = os.environ.get("CAIRN_BIN", str(ROOT / ".build" / "debug"))
+    return Path(os.environ.get("CAIRND_BINARY", f"{folder}/cairnd"))
 
 
 class Daemon:
@@ -39,13 +41,14 @@ class Daemon:
         self._environment = environment or {}
         self._process: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
+        how = f"io: {settings.pop('io', 'auto')}, direct: {settings.pop('direct', 'auto')}"
         tiers = []
         if local:
             self.local.mkdir(exist_ok=True)
-            tiers.append(f"  local: {{paths: [{self.local}], reserve: 0MiB}}")
+            tiers.append(f"  local: {{paths: [{self.local}], reserve: {settings.pop('reserve', '0B')}, {how}}}")
         if shared is not None:
             shared.mkdir(exist_ok=True)
-            tiers.append(f"  global: {{path: {shared}}}")
+            tiers.append(f"  global: {{path: {shared}, {how}}}")
         lines = [f"socket: {self.socket}", f"pool: {{size: {settings.pop('pool', '256MiB')}, chunk: 8MiB}}", "tiers:", *tiers]
         limits = {"fence": "10s", "commitTimeout": "60s", "inFlightPerRank": 2} | settings.pop("limits", {})
         lines.append(f"limits: {{{', '.join(f'{key}: {value}' for key, value in limits.items())}}}")
@@ -116,8 +119,8 @@ class Cluster:
         self.daemons: list[Daemon] = []
 
     def daemon(self, *, tiers: int = 1, **settings: Any) -> Daemon:
-        """Start one with one tier (local), or two (its own local one, and the cluster's shared folder)."""
-        shared = self.folder / "global" if tiers == 2 else None
+        """Start one with one tier (local; with ``local=False`` global), or two (a local one, and the cluster's global folder)."""
+        shared = self.folder / "global" if tiers == 2 or not settings.get("local", True) else None
         made = Daemon(self.folder / str(len(self.daemons)), shared, **settings)
         self.daemons.append(made)
         return made.start()

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Opener
-from fake_daemon import FakeDaemon, Refusal
+from fake_daemon import FakeDaemon, Opener, Refusal
 
 import cairn
 from cairn import limits
