@@ -8,7 +8,7 @@ final class CopyThreads: Sendable {
     /// One thread's place, as the watchdog sees it.
     private final class Place: Sendable {
         let number: Int
-        let work = Mutex<ChunkWork?>(nil)
+        let work = Monitor<ChunkWork?>(nil)
         /// When the last block was done.
         let progressNanoseconds = Atomic(0)
         init(_ number: Int) { self.number = number }
@@ -18,7 +18,7 @@ final class CopyThreads: Sendable {
     private let pool: PoolMemory
     private let niceness: Int
     private let stuckNanoseconds: Int
-    private let places = Mutex<[Place]>([])
+    private let places = Monitor<[Place]>([])
     private let numbers = Atomic(0)
     /// Copies that run now: the watchdog sleeps while there are none.
     private let running = Monitor(0)
@@ -44,15 +44,15 @@ final class CopyThreads: Sendable {
 
     private func add() throws(IOFailure) {
         let place = Place(numbers.add(1, ordering: .relaxed).newValue)
-        places.withLock { $0.append(place) }
+        places.update { $0.append(place) }
         try Threads.spawn(name: "stage-\(place.number)", niceness: niceness, scheduling: .batch) { self.run(place) }
     }
 
     private func run(_ place: Place) {
-        defer { places.withLock { $0.removeAll { $0 === place } } }
+        defer { places.update { $0.removeAll { $0 === place } } }
         while let work = queue.take() {
             place.progressNanoseconds.store(Clock.monotonicNanoseconds(), ordering: .releasing)
-            place.work.withLock { $0 = work }
+            place.work.update { $0 = work }
             running.update { $0 += 1 }
             let (map, offset) = pool.place(ofSlot: work.slot)
             let outcome = Result { () throws(StageFailure) in
@@ -60,7 +60,7 @@ final class CopyThreads: Sendable {
                     place.progressNanoseconds.store(Clock.monotonicNanoseconds(), ordering: .releasing)
                 }
             }
-            place.work.withLock { $0 = nil }
+            place.work.update { $0 = nil }
             running.update { $0 -= 1 }
             guard queue.complete(work, thread: place.number, outcome) else { return }
         }
@@ -72,8 +72,8 @@ final class CopyThreads: Sendable {
             _ = running.wait { $0 > 0 || stopped.read { $0 } ? true : nil }
             if stopped.wait(timeoutMilliseconds: period, until: { $0 ? true : nil }) != nil { return }
             let now = Clock.monotonicNanoseconds()
-            for place in places.withLock({ $0 }) {
-                guard let work = place.work.withLock({ $0 }),
+            for place in places.read({ $0 }) {
+                guard let work = place.work.read({ $0 }),
                       now - place.progressNanoseconds.load(ordering: .acquiring) > stuckNanoseconds else { continue }
                 let text = "the copy of chunk \(work.chunk) made no progress for \(stuckNanoseconds / 1_000_000) ms: is the rank's memory "
                     + "a mapping of a filesystem that hangs?"
