@@ -8,6 +8,8 @@ PREFIX ?= /usr
 SYSCONFDIR ?= /etc
 DESTDIR ?=
 PYTHON := $(CURDIR)/.venv/bin/python
+# Tests and demo start daemons of their own.
+unexport CAIRN_SOCKET
 export CAIRN_BIN ?= $(CURDIR)/.build/release
 
 # Linked with Swift's own libraries, so that an installed binary needs no toolchain beside it.
@@ -46,8 +48,9 @@ test-swift: setup
 	timeout --kill-after=30 1200 swift test --skip-build
 
 test-python: release
-	timeout --kill-after=30 2400 $(PYTHON) -m pytest -c Python/pyproject.toml --rootdir . -q --durations 5 \
-	  --timeout 180 --timeout-method thread --import-mode importlib -p no:cacheprovider \
+	test -x "$(CAIRN_BIN)/cairnd"
+	timeout --kill-after=30 2400 $(PYTHON) -m pytest -c Python/pyproject.toml --rootdir . -q -rs --durations 5 \
+	  --timeout 180 --timeout-method thread -p no:cacheprovider \
 	  Python/tests Tests/EndToEndTests
 
 check-systemd: release

@@ -73,7 +73,7 @@ def run_case(name: str, options: argparse.Namespace, folder: Path) -> dict[str, 
         Daemon(options.binaries, folder / f"{name}-two", tiers=2, pool=options.pool) as two,
         Daemon(options.binaries, folder / f"{name}-one", tiers=1, pool=options.pool) as one,
     ):
-        subjects = [
+        subjects: list[CairnSubject | DCPSubject] = [
             CairnSubject("cairn, two tiers", two, state),
             CairnSubject("cairn, one tier", one, state),
             DCPSubject("dcp.save", folder / f"{name}-dcp", state, asynchronous=False),
@@ -124,15 +124,16 @@ def short(row: Row) -> str:
 
 def show(results: dict[str, Any], limits: dict[str, Any], size: int) -> None:
     unit, write, read = limits["memcpySeconds"], limits["fioWriteBytesPerSecond"], limits["fioReadBytesPerSecond"]
-    print(f"\n  memcpy {size / unit / 1e9:.1f} GB/s" + (f", fio write {write / 1e9:.2f}, read {read / 1e9:.2f} GB/s" if write and read else ""))
-    heads = ["", "save() ms", "fence ms", "step +ms", "lost/memcpy", "staged s", "local s", "committed s", "durable s", "/fio", "CPU s/GB"]
-    table = [heads]
+    drive = f", fio write {write / 1e9:.2f}, read {read / 1e9:.2f} GB/s" if write and read else ""
+    print(f"\n  memcpy {size / unit / 1e9:.1f} GB/s{drive}")
+    heads = "|save() ms|fence ms|step +ms|lost/memcpy|staged s|local s|committed s|durable s|/fio|CPU s/GB"
+    table = [heads.split("|")]
     for name, cost in results.items():
         slower = max(0.0, cost["work"] - limits["stepAloneSeconds"])
         table.append([
             name, f"{cost['call'] * 1000:.2f}", f"{cost['fence'] * 1000:.1f}", f"{slower * 1000:.0f}", f"{cost['lost'] / unit:.2f}",
-            *(f"{cost[level]:.2f}" if level in cost else "–" for level in ("staged", "local", "committed")),
-            f"{cost['durable']:.2f}", f"{cost['durable'] * write / size:.2f}" if write else "–", f"{cost['cpu'] / size * 1e9:.2f}",
+            *(f"{cost[level]:.2f}" if level in cost else "-" for level in ("staged", "local", "committed")),
+            f"{cost['durable']:.2f}", f"{cost['durable'] * write / size:.2f}" if write else "-", f"{cost['cpu'] / size * 1e9:.2f}",
         ])  # fmt: skip
     print_table(table)
     table = [["restore", "from memory s", "GB/s", "/memcpy", "cold s", "GB/s", "/fio read"]]
@@ -140,16 +141,16 @@ def show(results: dict[str, Any], limits: dict[str, Any], size: int) -> None:
         memory, cold = cost.get("load_from_memory"), cost.get("load_cold")
         if cold is not None:
             table.append([
-                name, *([f"{memory:.2f}", f"{size / memory / 1e9:.2f}", f"{unit / memory:.2f}"] if memory else ["–"] * 3),
-                f"{cold:.2f}", f"{size / cold / 1e9:.2f}", f"{size / cold / read:.2f}" if read else "–",
+                name, *([f"{memory:.2f}", f"{size / memory / 1e9:.2f}", f"{unit / memory:.2f}"] if memory else ["-"] * 3),
+                f"{cold:.2f}", f"{size / cold / 1e9:.2f}", f"{size / cold / read:.2f}" if read else "-",
             ])  # fmt: skip
     print_table(table)
     ours = results["cairn, two tiers"]
     for peer in ("dcp.save", "dcp.async_save"):
         theirs = results[peer]
         blocked = theirs["call"] / max(ours["call"] + ours["fence"], 1e-9)
-        print(f"  {peer} blocks {blocked:.0f}× as long, costs {theirs['lost'] / max(ours['lost'], 1e-9):.0f}× in all,"
-              f" is durable {theirs['durable'] / results['cairn, one tier']['durable']:.1f}× as late (one tier)")  # fmt: skip
+        print(f"  {peer} blocks {blocked:.0f}x as long, costs {theirs['lost'] / max(ours['lost'], 1e-9):.0f}x in all,"
+              f" is durable {theirs['durable'] / results['cairn, one tier']['durable']:.1f}x as late (one tier)")  # fmt: skip
 
 
 def print_table(table: list[list[str]]) -> None:

