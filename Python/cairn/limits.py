@@ -37,6 +37,10 @@ LEASE_BYTES = 64 << 20
 LEASES = 2
 """What a restore reads through: small and reused, since fresh memory is slow to touch for the first time."""
 
+LEAST_LEASE_BYTES = 1 << 20
+LEASE_RETRY_SECONDS = 0.1
+"""Where the daemon has lent nearly all to other ranks, a smaller lease is taken; below this, wait for theirs to come back."""
+
 LEASE_ALIGNMENT = 4096
 """Each box is assumed to begin at a multiple of this in a lease, so that what is asked for always fits."""
 

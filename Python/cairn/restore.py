@@ -181,6 +181,11 @@ class Loader:
         self._sequence = sequence
         self._leases = {lease.segment: lease for lease in session.take_leases()}
         self._room = [lease.bytes for lease in self._leases.values()]
+        most = session.limits.get("loadBytes", sum(self._room))
+        while len(self._room) > 1 and sum(self._room) > most:
+            self._room.pop()
+        self._room[0] = min(self._room[0], most)
+        self._boxes_per_load = min(limits.BOXES_PER_LOAD, session.limits.get("boxes", limits.BOXES_PER_LOAD))
         self.tiers: set[str] = set()
 
     def read(self, name: str, rank: int, count: int) -> bytes:
@@ -200,7 +205,7 @@ class Loader:
         for box, address, count in self._boxes(targets, limit):
             if used + count > self._room[segment] and segment + 1 < len(self._room):
                 segment, used = segment + 1, 0
-            if used + count > self._room[segment] or len(batch) >= limits.BOXES_PER_LOAD:
+            if used + count > self._room[segment] or len(batch) >= self._boxes_per_load:
                 self._fetch(batch)
                 batch, segment, used = [], 0, 0
             batch.append((box, address, count))

@@ -11,6 +11,7 @@ import ctypes
 import mmap
 import os
 import threading
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,19 +107,26 @@ class Session:
             return self.loads.call(CHECKPOINT + method, parameters, timeout=timeout)
 
     def take_leases(self) -> list[Lease]:
-        """The leases of this session; asked for at the first restore."""
+        """The leases of a restore: smaller or fewer where other ranks have most of what the daemon lends, but at least one.
+
+        Raises:
+            TooLarge: the daemon lends nothing for longer than a call may take.
+        """
+        wanted = limits.LEASE_BYTES
+        deadline = time.monotonic() + limits.CALL_SECONDS
         while len(self.leases) < limits.LEASES:
-            with self.loads_lock:
-                try:
-                    reply = self._ask_lease(limits.LEASE_BYTES)
-                except errors.TooLarge as refusal:
-                    reply = self._ask_lease(int(refusal.parameters["limit"]))
-                descriptors = self.loads.take_descriptors()
-            if len(descriptors) != 1:
-                for descriptor in descriptors:
-                    os.close(descriptor)
-                raise errors.ProtocolError(f"a lease came with {len(descriptors)} descriptors instead of one")
-            self.leases.append(Lease(int(reply["segment"]), int(reply["bytes"]), descriptors[0]))
+            try:
+                self.leases.append(self._lease(wanted))
+            except errors.TooLarge as refusal:
+                left = int(refusal.parameters.get("limit", 0)) // limits.LEASE_ALIGNMENT * limits.LEASE_ALIGNMENT
+                if limits.LEAST_LEASE_BYTES <= left < wanted:
+                    wanted = left
+                elif self.leases:
+                    break
+                elif time.monotonic() > deadline:
+                    raise
+                else:
+                    time.sleep(limits.LEASE_RETRY_SECONDS)
         return self.leases
 
     def give_back_leases(self) -> None:
@@ -155,8 +163,15 @@ class Session:
         connection.call(CHECKPOINT + "Attach", {"session": self.id}, timeout=limits.CONNECT_SECONDS)
         return connection
 
-    def _ask_lease(self, count: int) -> dict[str, Any]:
-        return self.loads.call(CHECKPOINT + "Lease", {"bytes": count})
+    def _lease(self, count: int) -> Lease:
+        with self.loads_lock:
+            reply = self.loads.call(CHECKPOINT + "Lease", {"bytes": count})
+            descriptors = self.loads.take_descriptors()
+        if len(descriptors) != 1:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            raise errors.ProtocolError(f"a lease came with {len(descriptors)} descriptors instead of one")
+        return Lease(int(reply["segment"]), int(reply["bytes"]), descriptors[0])
 
     def _pass_memory(self, path: str) -> None:
         """Hand the stager a read-only descriptor of this process's memory: a capability, so that it needs no privilege."""

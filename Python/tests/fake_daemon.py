@@ -251,7 +251,9 @@ class FakeDaemon:
         self._reply(connection, lock, {"worldSize": world, "shards": shards, "objects": objects, "metadata": {}})
 
     def do_lease(self, connection: Any, lock: Any, bytes: int) -> None:
-        size = min(bytes, self.lease_bytes)
+        if bytes > self.lease_bytes:
+            raise Refusal("TooLarge", bytes=bytes, limit=self.lease_bytes)
+        size = bytes
         descriptor = os.memfd_create("lease")
         os.ftruncate(descriptor, size)
         self.leases.append(mmap.mmap(descriptor, size))

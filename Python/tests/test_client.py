@@ -336,8 +336,8 @@ def test_a_state_comes_back_in_place_and_into_nothing(open_run: Opener) -> None:
     assert same(STATE, nothing)
 
 
-def test_large_tensors_come_in_many_loads(open_run: Opener, fake: FakeDaemon) -> None:
-    fake.lease_bytes = 1 << 16
+def test_large_tensors_come_in_many_loads(open_run: Opener, fake: FakeDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "LEASE_BYTES", 1 << 16)
     state = {"big": torch.randn(1000, 333), "long": torch.randn(100_001), "blob": os.urandom(100_000)}
     checkpointer = open_run()
     checkpointer.save(1, state).wait(timeout=10)

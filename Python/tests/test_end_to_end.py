@@ -319,9 +319,7 @@ def test_a_data_loader_of_processes_does_not_disturb(cluster: Cluster) -> None:
     daemon = cluster.daemon()
     data = torch.utils.data.TensorDataset(torch.arange(64.0))
     with daemon.open() as checkpointer:
-        step = 0
-        for (batch,) in torch.utils.data.DataLoader(data, batch_size=8, num_workers=2):
-            step += 1
+        for step, (batch,) in enumerate(torch.utils.data.DataLoader(data, batch_size=8, num_workers=2), 1):
             checkpointer.save(step, {"batch": batch, "step": step})
         checkpointer.wait_until_finished(timeout=60)
         checkpointer.check_for_errors()
