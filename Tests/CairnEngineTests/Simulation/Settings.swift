@@ -1,0 +1,48 @@
+// What one seed's world is like: small limits, so that every edge is near.
+import CairnEngine
+import CairnModel
+
+struct Settings {
+    let run = RunKey(uid: 1000, name: "model")
+    var daemons: Int, worldSize: Int, tiers: [Tier], largestChunks: Int, stepMs: Int, errorOdds: Int, retention: [Tier: Engine.Retention]
+    var limits: EngineLimits
+    var committing: Tier { tiers.contains(.global) ? .global : .local }
+    var hasBeside: Bool { tiers.count == 2 }
+
+    init(_ random: inout SeededRandom) {
+        daemons = random.int(1...2)
+        worldSize = random.int(daemons...3)
+        tiers = random.once(in: 3) ? [daemons == 1 ? random.pick([.local, .global]) : .global] : [.local, .global]
+        largestChunks = random.pick([3, 6, 12, 22])
+        stepMs = random.pick([30, 120, 400])
+        errorOdds = random.pick([15, 60, 400, 1_000_000])
+        retention = [:]
+        for tier in tiers where !random.once(in: 3) { retention[tier] = Engine.Retention(keep: random.int(1...3), keepPeriod: nil) }
+        limits = EngineLimits()
+        limits.slots = 16
+        limits.assignedPerRank = random.int(1...6)
+        limits.writesPerTier = random.int(2...8)
+        limits.fenceMs = 3_000
+        limits.commitTimeoutMs = 20_000
+        limits.attemptTimeoutMs = 6_000
+        limits.leftoverMs = 2_000
+        limits.standInMs = 3_000
+        limits.choiceStandInMs = 1_500
+        limits.stallMs = 500
+        limits.quarantineMs = 4_000
+        limits.retryMs = 50
+        limits.pollLongestMs = 400
+        limits.settleMs = 8_000
+        limits.endedPerRun = random.int(2...16)
+        limits.unfinishedPerRun = 16
+    }
+
+    func localWorldSize(_ daemon: Int) -> Int { (0..<worldSize).count { $0 % daemons == daemon } }
+    func finalLevel(_ upto: Level) -> Level {
+        switch upto {
+        case .accepted, .staged: .staged
+        case .local: hasBeside ? .local : .committed
+        default: .committed
+        }
+    }
+}
