@@ -27,14 +27,24 @@ extension Engine {
         if let former = attempt.sessions[request.rank], let session = sessions[former] {
             guard session.pid == request.pid else { return reply(request.call, .failed(.rankTaken(pid: session.pid))) }
             endSession(former, reason: "the same process opened a new session")
+            run.attempts[request.tokenHash] = attempt   // its last session may just have ended with it
         }
         attempt.sessions[request.rank] = request.session
         if let local = request.localWorldSize { attempt.localWorldSize = local }
         attempt.openedAt = now
         sessions[request.session] = Session(token: request.session, run: request.run, rank: request.rank, pid: request.pid,
-                                            attempt: key, openCall: request.call)
-        actions.append(.stager(.openSession(token: request.session, uid: request.run.uid, pid: request.pid)))
+                                            attempt: key, openCall: request.call, now: now)
+        if stagerUp { actions.append(.stager(.openSession(token: request.session, uid: request.run.uid, pid: request.pid))) }
         askForNumber(attempt)
+    }
+
+    /// Sessions that came while there was no stager.
+    func stagerReady() {
+        guard !stagerUp else { return }
+        stagerUp = true
+        for (token, session) in sessions.sorted(by: { $0.key < $1.key }) where session.direct == nil {
+            actions.append(.stager(.openSession(token: token, uid: session.run.uid, pid: session.pid)))
+        }
     }
 
     func sessionOpened(_ token: SessionToken, direct: Bool) {

@@ -11,15 +11,11 @@ extension Engine {
         if let reason = save.voidReason {
             ask(committing, .void(key)) { .void(id: $0, run: key.run, save: key.save, reason: reason) }
         } else if save.ranks[0] != nil || standIn(save) {
-            let parent = attemptNumbered(key)?.parent
+            let parent = save.parent
             ask(committing, .decide(key)) { .decide(id: $0, run: key.run, save: key.save, worldSize: save.worldSize, parent: parent) }
         } else {
             ask(committing, .look(key)) { .look(id: $0, run: key.run, save: key.save, worldSize: save.worldSize) }
         }
-    }
-
-    func attemptNumbered(_ key: SaveKey) -> Attempt? {
-        runs[key.run]?.attempts.values.first { $0.number == key.save.attempt }
     }
 
     /// Rank 0's daemon has had its time and all manifests are there.
@@ -61,6 +57,7 @@ extension Engine {
         guard save.decision == nil else { return }
         save.decision = outcome
         let ranks = save.ranks.sorted { $0.key < $1.key }.compactMap { rankSaves[$0.value] }
+        let servesRankZero = save.ranks[0] != nil
         switch outcome {
         case .committed(let sequence):
             for rankSave in ranks {
@@ -68,6 +65,8 @@ extension Engine {
                     log(.error, "the decision says committed though this rank's part failed", rankSave.key)
                     continue
                 }
+                stopStaging(rankSave)
+                standsCommitted(rankSave)
                 if rankSave.level < .local { tell(rankSave, .local) }
                 if rankSave.level < .global { tell(rankSave, .global) }
                 tell(rankSave, .committed)
@@ -75,23 +74,34 @@ extension Engine {
             let run = run(key.run)
             run.lastCommit = (key.save, sequence, now)
             if let beside, isUp(beside) {
-                let id = nextID
-                nextID += 1
+                let id = newID()
                 tierStates[beside]?.pending[id] = (.record, nil, now)
                 actions.append(.recordDecision(beside, id: id, run: key.run, save: key.save))
             }
             log(.notice, "committed step \(key.save.step) as sequence \(sequence)", save: key)
         case .void(let reason):
             log(.warning, "void: \(reason)", save: key)
-            for rankSave in ranks where rankSave.failure == nil { failRankSave(rankSave, reason) }
+            // What has reached the level it asked for has ended (I4).
+            for rankSave in ranks where !isEnded(rankSave) { failRankSave(rankSave, reason) }
         }
         for rankSave in ranks { endRankSaveIfDone(rankSave) }
         endSaveIfDone(save)
-        if case .committed = outcome, save.ranks[0] != nil { retain(key.run) }
+        if case .committed = outcome { retain(key.run, everywhere: servesRankZero) }
     }
 
-    /// Retention after each commit, by the daemon of the newest attempt's rank 0; the local tier beside keeps its own count.
-    func retain(_ key: RunKey) {
+    /// The commit lists this rank's file: it stands on the committing tier, whatever this daemon's own try at it came to.
+    func standsCommitted(_ rankSave: RankSave) {
+        guard !rankSave.published(on: committing) else { return }
+        if let file = rankSave.files[committing], file.retryAt == nil { abandon(file) }
+        let file = rankSave.files[committing] ?? FileState(tier: committing, file: newID(), fileTry: 0, chunkCount: rankSave.chunkCount)
+        file.phase = .published
+        file.retryAt = nil
+        for chunk in file.chunks.indices { file.chunks[chunk] = .synced }
+        rankSave.files[committing] = file
+    }
+
+    /// Retention after each commit, by the daemon of the newest attempt's rank 0; a local tier beside keeps its own count.
+    func retain(_ key: RunKey, everywhere: Bool) {
         guard let run = runs[key] else { return }
         let protected = run.unfinished.sorted()
         var sequences = run.attempts.values.compactMap(\.parent)
@@ -100,7 +110,7 @@ extension Engine {
                 if case .chosen(_, let sequence?, _) = restore.phase { sequences.append(sequence) }
             }
         }
-        for tier in tiers where isUp(tier) {
+        for tier in tiers where isUp(tier) && (everywhere || tier == beside) {
             guard let rule = retention[tier], rule.keep != nil else { continue }
             ask(tier, .retain) {
                 .retain(id: $0, run: key, keep: rule.keep, keepPeriod: rule.keepPeriod, protectedSaves: protected, protectedSequences: sequences)
@@ -162,13 +172,17 @@ extension Engine {
                 void(save, "not committed within \(limits.commitTimeoutMs / 60_000) min (this daemon serves ranks \(here) of \(save.worldSize))")
             }
             // A save of which something stands on the committing tier may be decided by others at any time.
-            guard now >= save.pollAt, save.voidReason != nil || anyPublished(save) || save.worldSize > save.ranks.count else { continue }
+            guard now >= save.pollAt, save.voidReason != nil || anyAtTier(save) || save.worldSize > save.ranks.count else { continue }
             seekDecision(save)
         }
     }
 
-    func anyPublished(_ save: Save) -> Bool {
-        save.ranks.values.contains { rankSaves[$0]?.published(on: committing) == true }
+    /// Something of it stands on the committing tier, or may, or was refused there because it is decided.
+    func anyAtTier(_ save: Save) -> Bool {
+        save.ranks.values.contains { handle in
+            guard let file = rankSaves[handle]?.files[committing] else { return false }
+            return file.phase == .published || file.phase == .failed || file.mayStand
+        }
     }
 
     // MARK: waits
@@ -180,7 +194,9 @@ extension Engine {
         if let failed = parts.first(where: { $0.failure != nil }) { return reply(call, .waited(.failed, reason: failed.failure)) }
         if case .void(let reason)? = known.decision { return reply(call, .waited(.failed, reason: reason)) }
         if case .committed? = known.decision { return reply(call, .waited(.committed, reason: nil)) }
-        let reached = parts.map(\.level).min()
+        // All of its ranks' parts may be forgotten once it has ended.
+        let hasEnded = parts.isEmpty && runs[run]?.ended.contains(save) == true
+        let reached = hasEnded ? finalLevel(known.upto) : parts.map(\.level).min()
         if let reached, reached >= level { return reply(call, .waited(reached, reason: nil)) }
         if finalLevel(known.upto) < level, finalLevel(known.upto) != .committed {
             return reply(call, .failed(.invalid(name: "level", reason: "this save ends at '\(finalLevel(known.upto))' (its `upto`)")))

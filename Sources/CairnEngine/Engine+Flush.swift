@@ -35,8 +35,8 @@ extension Engine {
     }
 
     func startFile(_ rankSave: RankSave, _ tier: Tier, fileTry: Int) {
-        let file = FileState(tier: tier, file: nextID, fileTry: fileTry, chunkCount: rankSave.chunkCount)
-        nextID += 1
+        let file = FileState(tier: tier, file: newID(), fileTry: fileTry, chunkCount: rankSave.chunkCount)
+        file.mayStand = rankSave.files[tier]?.mayStand ?? false
         rankSave.files[tier] = file
         ask(tier, .create(handle: rankSave.handle), file: file.file) {
             .create(id: $0, file: file.file, key: rankSave.key, fileTry: fileTry, bytes: rankSave.fileBytes)
@@ -65,6 +65,13 @@ extension Engine {
                 ask(.local, .readBack(handle: rankSave.handle, chunk: chunk, slot: slot), file: file.file) {
                     .readBack(id: $0, key: rankSave.key, chunk: chunk, bytes: rankSave.bytes(ofChunk: chunk), bufferSlot: slot)
                 }
+            } else if rankSave.isStaged, file.tier == .global, let local = rankSave.files[.local], local.phase != .failed, local.retryAt == nil {
+                continue   // it is read back once the local copy stands
+            } else if rankSave.isStaged, file.tier == beside, finalLevel(rankSave.upto) == .committed {
+                // Evicted because the global tier has it: that tier alone carries this save.
+                abandon(file)
+                file.phase = .failed
+                break
             } else if rankSave.isStaged {
                 failRankSave(rankSave, "chunk \(chunk) left the pool and no tier holds it: \(file.failure ?? "the \(file.tier) tier's file was lost")")
                 return
@@ -73,9 +80,8 @@ extension Engine {
         if !writes.isEmpty { actions.append(.tier(file.tier, .write(writes))) }
     }
 
-    func chunkWrite(_ rankSave: RankSave, _ file: FileState, _ chunk: Int, source: ChunkSource, slot: Int?, readBack: Int?) -> ChunkWrite {
-        let id = nextID
-        nextID += 1
+    func chunkWrite(_ rankSave: RankSave, _ file: FileState, _ chunk: Int, source: ChunkSource, slot: Int?, readBack: ReadBackSlot?) -> ChunkWrite {
+        let id = newID()
         if readBack == nil {
             file.chunks[chunk] = .inFlight
             file.inFlight += 1
@@ -88,13 +94,14 @@ extension Engine {
     /// A chunk of the local copy is in the local worker's read buffer: it goes on to the global tier from there.
     func readBackDone(_ handle: Int, chunk: Int, slot: Int) {
         guard let rankSave = rankSaves[handle], rankSave.failure == nil, let file = repliedFile(handle, .global), file.phase == .writing,
-              file.chunks[chunk] == .inFlight else {
+              file.retryAt == nil, isUp(.global), file.chunks[chunk] == .inFlight else {
             tierStates[.local]?.freeReadBacks.append(slot)
             tierStates[.global]?.writesInFlight -= 1
             return
         }
         // The instance is filled in by main, which knows which local worker runs.
-        let write = chunkWrite(rankSave, file, chunk, source: .peer(instance: "", slot: slot), slot: nil, readBack: slot)
+        let readBack = ReadBackSlot(slot: slot, generation: tierStates[.local]?.generation ?? 0)
+        let write = chunkWrite(rankSave, file, chunk, source: .peer(instance: "", slot: slot), slot: nil, readBack: readBack)
         actions.append(.tier(.global, .write([write])))
     }
 
@@ -104,7 +111,7 @@ extension Engine {
         return file
     }
 
-    func chunkWritten(_ handle: Int, _ tier: Tier, chunk: Int, slot: Int?, readBack: Int?) {
+    func chunkWritten(_ handle: Int, _ tier: Tier, chunk: Int, slot: Int?, readBack: ReadBackSlot?) {
         writeEnded(tier, slot: slot, readBack: readBack)
         guard let rankSave = rankSaves[handle] else { return }
         if rankSave.failure != nil { return releaseChunks(of: rankSave) }
@@ -115,17 +122,18 @@ extension Engine {
         tierStates[tier]?.writtenBytes += rankSave.bytes(ofChunk: chunk)
     }
 
-    func writeEnded(_ tier: Tier, slot: Int?, readBack: Int?) {
+    func writeEnded(_ tier: Tier, slot: Int?, readBack: ReadBackSlot?) {
         tierStates[tier]?.writesInFlight -= 1
         if let slot { pool.unhold(slot) }
-        if let readBack { tierStates[.local]?.freeReadBacks.append(readBack) }
+        // A worker that was started meanwhile has a buffer of its own, with all of its slots.
+        if let readBack, let local = tierStates[.local], local.up, local.generation == readBack.generation { local.freeReadBacks.append(readBack.slot) }
     }
 
     func publish(_ rankSave: RankSave, _ file: FileState) {
         precondition(file.inFlight == 0 && file.chunks.allSatisfy { $0 == .written || $0 == .synced }, "\(rankSave.key): published before it was written (I2)")
         file.phase = .publishing
-        let id = nextID
-        nextID += 1
+        file.mayStand = true
+        let id = newID()
         tierStates[file.tier]?.pending[id] = (.publish(handle: rankSave.handle), file.file, now)
         actions.append(.publish(file.tier, id: id, file: file.file, handle: rankSave.handle, count: rankSave.count))
     }
@@ -198,8 +206,7 @@ extension Engine {
             if rankSave.failure != nil { return releaseChunks(of: rankSave) }
             // A write of an earlier try may fail late: it says nothing about the file that replaced it.
             guard let file = repliedFile(handle, tier), file.chunks[chunk] == .inFlight else { return }
-            file.inFlight -= 1
-            file.chunks[chunk] = .none
+            file.again(chunk)
             fileFailed(rankSave, tier, failure)
         case .readBack(let handle, _, let slot):
             tierStates[.local]?.freeReadBacks.append(slot)

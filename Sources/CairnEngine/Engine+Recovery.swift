@@ -7,6 +7,7 @@ extension Engine {
     func tierReady(_ tier: Tier) {
         guard let state = tierStates[tier] else { return }
         state.up = true
+        state.generation += 1
         state.downReason = nil
         state.stalled = false
         if tier == .local, beside != nil { state.freeReadBacks = (0..<limits.readBacks).map { $0 + readBackBase } }
@@ -38,7 +39,7 @@ extension Engine {
             }
             if case .readBack(let handle, let chunk, _) = what {
                 tierStates[.global]?.writesInFlight -= 1
-                if let file = repliedFile(handle, .global), file.chunks[chunk] == .inFlight { file.chunks[chunk] = .none; file.inFlight -= 1 }
+                if let file = repliedFile(handle, .global), file.chunks[chunk] == .inFlight { file.again(chunk) }
                 continue
             }
             tierFailed(tier, what, down)
@@ -61,6 +62,14 @@ extension Engine {
         }
     }
 
+    /// A restore from memory has copied out; a save that failed meanwhile gives its chunks back now.
+    func slotsReleased(_ slots: [Int]) {
+        for slot in slots {
+            pool.unhold(slot)
+            if case .chunk(let handle, _, _) = pool.slots[slot].content, let rankSave = rankSaves[handle] { releaseChunks(of: rankSave) }
+        }
+    }
+
     func stagerLost(_ reason: String) {
         guard stagerUp else { return }
         stagerUp = false
@@ -74,8 +83,19 @@ extension Engine {
             }
             rankSave.stagerKnows = false
             rankSave.cancelling = false
-            if rankSave.failure == nil { failRankSave(rankSave, "the stager ended while copying: \(reason)") } else { releaseChunks(of: rankSave) }
+            if isEnded(rankSave) {
+                // Committed by an earlier instance's files while it was staged once more: what is not sealed goes.
+                rankSave.unassigned.removeAll()
+                for (chunk, slot) in rankSave.slots.enumerated() {
+                    guard let slot, rankSave.failure == nil, !pool.isSealed(slot) else { continue }
+                    pool.release(slot)
+                    rankSave.slots[chunk] = nil
+                }
+                if rankSave.failure == nil { endRankSaveIfDone(rankSave) }
+            }
+            if rankSave.failure == nil, !isEnded(rankSave) { failRankSave(rankSave, "the stager ended while copying: \(reason)") } else { releaseChunks(of: rankSave) }
         }
+        pool.endCopies()
         for token in sessions.keys.sorted() { endSession(token, reason: "the stager is started anew; open again") }
     }
 

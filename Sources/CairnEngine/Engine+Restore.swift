@@ -135,13 +135,15 @@ extension Engine {
 
     func advanceSettle(_ attempt: Attempt, _ number: Int, _ restore: Restore) {
         guard restore.verdict == nil, let startedAt = restore.settleStartedAt, !restore.verdictAsking else { return }
-        let allOk = restore.settled.values.allSatisfy(\.ok)
+        let allOk = restore.settled.values.allSatisfy(\.ok), late = now - startedAt > ms(limits.settleMs)
         if attempt.servesWorld || restore.settled.count == attempt.worldSize {
-            if restore.settled.count == attempt.worldSize || !allOk { conclude(attempt, restore, ok: allOk) }
+            if restore.settled.count == attempt.worldSize || !allOk || late {
+                conclude(attempt, restore, ok: allOk && restore.settled.count == attempt.worldSize)
+            }
             return
         }
         let expected = attempt.localWorldSize ?? attempt.sessions.count
-        let key = attempt.key, late = now - startedAt > ms(limits.settleMs)
+        let key = attempt.key
         guard isUp(committing), now >= restore.pollAt else { return }
         if !restore.settledPublished {
             guard restore.settled.count >= expected || !allOk || late else { return }
@@ -171,6 +173,7 @@ extension Engine {
     func verdictRead(_ key: AttemptKey, _ number: Int, ok: Bool?) {
         guard let attempt = runs[key.run]?.attempts[key.tokenHash], let restore = attempt.restores[number] else { return }
         restore.verdictAsking = false
+        guard restore.verdict == nil else { return }
         guard let ok else { restore.pollAt = now + ms(100); return }
         conclude(attempt, restore, ok: ok)
     }

@@ -18,11 +18,15 @@ extension Engine {
         if let handle = saves[key]?.ranks[session.rank], let known = rankSaves[handle] {
             return repeated(request, known)
         }
-        if run.ended.contains(id) {
+        if let reason = saves[key]?.lostReason {
+            return reply(request.call, .failed(.invalid(name: "save", reason: "save \(id) has failed already: \(reason)")))
+        }
+        // A save that no file decides ends with the ranks that came; another rank of this daemon may still join it.
+        if run.ended.contains(id), finalLevel(request.upto) == .committed || saves[key] == nil {
             return reply(request.call, .failed(.invalid(name: "try", reason: "save \(id) has ended; save this step with the next try")))
         }
         let unstaged = rankSaves.values.count { $0.session == request.session && !$0.isStaged && $0.failure == nil }
-        guard unstaged < limits.inFlightPerRank, run.unfinished.count < limits.unfinishedPerRun else {
+        guard unstaged < limits.inFlightPerRank, saves[key] != nil || run.unfinished.count < limits.unfinishedPerRun else {
             return reply(request.call, .failed(.busy(step: request.step)))
         }
         let fileBytes = request.staging.fileBytes
@@ -37,7 +41,7 @@ extension Engine {
         let rankSave = RankSave(handle: request.handle, key: RankSaveKey(run: session.run, save: id, rank: session.rank), fileBytes: fileBytes,
                                 upto: request.upto, count: session.rank == 0 ? attempt.count : nil, session: request.session, now: now,
                                 order: order, waitsForEager: request.waitsForEager, recovered: false)
-        admit(rankSave, worldSize: attempt.worldSize)
+        admit(rankSave, worldSize: attempt.worldSize, parent: attempt.parent)
         rankSave.stagerKnows = true
         actions.append(.stager(.begin(request.staging)))
         stagingTurn.append(rankSave.handle)
@@ -56,7 +60,7 @@ extension Engine {
         if known.waitsForEager { known.replyCall = request.call } else { reply(request.call, .saved(known.key.save, bytes: known.fileBytes)) }
     }
 
-    func admit(_ rankSave: RankSave, worldSize: Int) {
+    func admit(_ rankSave: RankSave, worldSize: Int, parent: CommitSequence? = nil) {
         let key = rankSave.saveKey
         rankSaves[rankSave.handle] = rankSave
         let save: Save
@@ -67,9 +71,11 @@ extension Engine {
             saves[key] = save
         }
         save.ranks[rankSave.key.rank] = rankSave.handle
-        run(key.run).unfinished.insert(key.save)
+        save.parent = save.parent ?? parent
+        let run = run(key.run)
+        run.ended.removeAll { $0 == key.save }
+        run.unfinished.insert(key.save)
         if !targets(rankSave.upto).isEmpty { flushOrder.append(rankSave.handle) }
-        if let reason = save.voidReason { failRankSave(rankSave, reason) }
     }
 
     /// A rank that goes on to a later step without an earlier save will never deliver it.
@@ -105,7 +111,7 @@ extension Engine {
     }
 
     func chunkStaged(_ staged: ChunkStaged) {
-        guard let rankSave = rankSaves[staged.handle], rankSave.failure == nil, rankSave.slots[staged.chunk] == staged.slot else { return }
+        guard let rankSave = rankSaves[staged.handle], rankSave.failure == nil, !rankSave.cancelling, rankSave.slots[staged.chunk] == staged.slot else { return }
         pool.unhold(staged.slot)
         pool.seal(staged.slot)
         rankSave.outstanding -= 1
@@ -114,6 +120,7 @@ extension Engine {
         rankSave.progressAt = now
         precondition(rankSave.stagedChunks <= rankSave.chunkCount, "\(rankSave.key): more chunks were staged than there are")
         guard rankSave.isStaged else { return }
+        eagerStaged(rankSave.handle)
         rankSave.stagerKnows = false
         actions.append(.stager(.finish(handle: rankSave.handle)))
         tell(rankSave, .staged)
@@ -139,11 +146,28 @@ extension Engine {
         }
     }
 
+    /// Nothing more of this save is wanted from the stager.
+    func stopStaging(_ rankSave: RankSave) {
+        rankSave.unassigned.removeAll()
+        if let call = rankSave.replyCall {
+            reply(call, .saved(rankSave.key.save, bytes: rankSave.fileBytes))
+            rankSave.replyCall = nil
+        }
+        rankSave.waitsForEager = false
+        guard rankSave.stagerKnows, !rankSave.cancelling else { return }
+        rankSave.cancelling = true
+        actions.append(.stager(.cancel(handle: rankSave.handle)))
+    }
+
     // MARK: failure of one rank's part
 
     /// This rank's part will never be whole: its manifest will not exist, so the save is void for all.
     func failRankSave(_ rankSave: RankSave, _ reason: String) {
         guard rankSave.failure == nil else { return }
+        if let save = saves[rankSave.saveKey], save.decision == nil, rankSave.files[committing]?.mayStand == true {
+            // Its manifest may stand, so it may yet be committed: the decision file says what is told (I11).
+            return void(save, "rank \(rankSave.key.rank): \(reason)")
+        }
         precondition(rankSave.level != .committed, "\(rankSave.key): failed after it was committed (I11)")
         rankSave.failure = reason
         rankSave.unassigned.removeAll()
@@ -173,9 +197,12 @@ extension Engine {
             if busySlots.contains(slot) {
                 pool.quarantine(slot, until: nil)
                 rankSave.slots[chunk] = nil
+            } else if rankSave.failure == nil {
+                pool.release(slot)
+                rankSave.slots[chunk] = nil
             }
         }
-        releaseChunks(of: rankSave)
+        if rankSave.failure == nil { endRankSaveIfDone(rankSave) } else { releaseChunks(of: rankSave) }
     }
 
     func slotFree(_ slot: Int) {

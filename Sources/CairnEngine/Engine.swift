@@ -67,14 +67,14 @@ public final class Engine {
         case .settle(let call, let session, let restore, let ok, let reason):
             settle(call: call, session: session, restore: restore, ok: ok, reason: reason)
         case .callGone(let call): callGone(call)
-        case .stagerReady: stagerUp = true
+        case .stagerReady: stagerReady()
         case .stagerLost(let reason): stagerLost(reason)
         case .stager(let reply): stagerReplied(reply)
         case .tierReady(let tier): tierReady(tier)
         case .tierLost(let tier, let reason): tierLost(tier, reason: reason)
         case .tier(let tier, let reply): tierReplied(tier, reply)
         case .slotsHeld(let slots): for slot in slots { pool.hold(slot) }
-        case .slotsReleased(let slots): for slot in slots { pool.unhold(slot) }
+        case .slotsReleased(let slots): slotsReleased(slots)
         case .drain(let on): draining = on
         case .tick: tick()
         }
@@ -115,10 +115,13 @@ public final class Engine {
     /// Sends a request of a tier and remembers what it was for.
     func ask(_ tier: Tier, _ what: Pending, file: Int? = nil, _ request: (Int) -> TierRequest) {
         guard let state = tierStates[tier] else { preconditionFailure("there is no tier \(tier)") }
-        let id = nextID
-        nextID += 1
+        let id = newID()
         state.pending[id] = (what, file, now)
         actions.append(.tier(tier, request(id)))
+    }
+    func newID() -> Int {
+        defer { nextID += 1 }
+        return nextID
     }
     func newHandle() -> Int { nextHandle += 1; return nextHandle }
     func run(_ key: RunKey) -> Run {
@@ -148,7 +151,7 @@ public final class Engine {
 
     func stagerReplied(_ reply: StagerReply) {
         switch reply {
-        case .ready: stagerUp = true
+        case .ready: stagerReady()
         case .filled(let slots, _, _): pool.fill(upTo: slots)
         case .sessionOpened(let token, let direct): sessionOpened(token, direct: direct)
         case .staged(let chunks): for chunk in chunks { chunkStaged(chunk) }

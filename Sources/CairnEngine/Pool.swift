@@ -57,6 +57,12 @@ struct Pool {
         free.append(slot)
     }
     mutating func quarantine(_ slot: Int, until: Int?) { slots[slot].content = .quarantined(until: until) }
+    /// The stager's process has ended, and with it the copies that could not be stopped.
+    mutating func endCopies() {
+        for slot in slots.indices {
+            if case .quarantined(nil) = slots[slot].content, slots[slot].holds == 0 { release(slot) }
+        }
+    }
     mutating func endQuarantines(at now: Int) {
         for slot in slots.indices {
             if case .quarantined(let until?) = slots[slot].content, until <= now, slots[slot].holds == 0 { release(slot) }

@@ -10,13 +10,14 @@ struct SaveKey: Hashable, Comparable {
 struct AttemptKey: Hashable { var run: RunKey, tokenHash: String }
 
 final class Session {
-    let token: SessionToken, run: RunKey, rank: Int, pid: Int32
+    let token: SessionToken, run: RunKey, rank: Int, pid: Int32, openedAt: Int
     let attempt: AttemptKey
     /// The Open call that waits for the stager and for the attempt's number.
     var openCall: CallID?
     var direct: Bool?
     /// Rank 0's own count of saves in this attempt lives in the attempt: a reconnect goes on with it.
-    init(token: SessionToken, run: RunKey, rank: Int, pid: Int32, attempt: AttemptKey, openCall: CallID) {
+    init(token: SessionToken, run: RunKey, rank: Int, pid: Int32, attempt: AttemptKey, openCall: CallID, now: Int) {
+        openedAt = now
         self.token = token; self.run = run; self.rank = rank; self.pid = pid; self.attempt = attempt; self.openCall = openCall
     }
 }
@@ -69,11 +70,19 @@ final class FileState {
     var syncing: [Int]?
     var failure: String?
     var retryAt: Int?
+    /// A publish was asked for: what its reply says or not, the file may stand.
+    var mayStand = false
     /// First chunk that may not be written yet: chunks mostly go in order.
     var cursor = 0
     init(tier: Tier, file: Int, fileTry: Int, chunkCount: Int) {
         self.tier = tier; self.file = file; self.fileTry = fileTry
         chunks = Array(repeating: .none, count: chunkCount)
+    }
+    /// A chunk in flight was not written: it is to be written again.
+    func again(_ chunk: Int) {
+        chunks[chunk] = .none
+        inFlight -= 1
+        cursor = min(cursor, chunk)
     }
 }
 
@@ -123,6 +132,13 @@ final class Save {
     var decision: DecisionOutcome?
     /// Why this save is to be voided; the decision file has the last word.
     var voidReason: String?
+    /// The step that its attempt restored; kept here, for the attempt may be over before the save is decided.
+    var parent: CommitSequence?
+    /// Why this save will not be whole, if that is known.
+    var lostReason: String? {
+        if case .void(let reason)? = decision { return reason }
+        return voidReason
+    }
     var asking = false, pollAt = 0, pollInterval: Int
     var allManifestsAt: Int?
     init(key: SaveKey, worldSize: Int, upto: Level, now: Int, pollInterval: Int) {
@@ -144,10 +160,13 @@ final class Run {
     init(key: RunKey) { self.key = key }
 }
 
+/// A slot of the local worker's read buffer, and which worker's.
+struct ReadBackSlot: Hashable { var slot: Int, generation: Int }
+
 /// What a request to a tier worker was for. One per id.
 enum Pending {
     case number(AttemptKey), find(AttemptKey)
-    case create(handle: Int), write(handle: Int, chunk: Int, slot: Int?, readBack: Int?)
+    case create(handle: Int), write(handle: Int, chunk: Int, slot: Int?, readBack: ReadBackSlot?)
     case sync(handle: Int), publish(handle: Int)
     case readBack(handle: Int, chunk: Int, slot: Int)
     case decide(SaveKey), void(SaveKey), look(SaveKey)
@@ -164,6 +183,8 @@ final class TierState {
     var downReason: String? = "starting"
     var stalled = false
     var freeReadBacks: [Int] = []
+    /// Counts the workers of this tier: a buffer's slot belongs to the worker that filled it.
+    var generation = 0
     var scanned = false
     var writtenBytes = 0
     init(tier: Tier) { self.tier = tier }
