@@ -82,7 +82,7 @@ extension Engine {
         } else if number < run.newest {
             return endAttempt(attempt, by: run.newest)
         }
-        for token in attempt.sessions.values.sorted() { if let session = sessions[token] { finishOpen(session) } }
+        resume(attempt)
     }
 
     /// A newer launch of the job has begun: what the older one's ranks still hold in their memory is void.
@@ -98,7 +98,8 @@ extension Engine {
     }
 
     func finishOpen(_ session: Session) {
-        guard let call = session.openCall, let direct = session.direct, let number = attempt(of: session)?.number else { return }
+        guard let call = session.openCall, let direct = session.direct, let attempt = attempt(of: session), let number = attempt.number else { return }
+        guard attempt.resumed else { return resume(attempt) }
         session.openCall = nil
         reply(call, .opened(session: session.token, attempt: number, needsDescriptor: !direct))
     }
@@ -124,17 +125,16 @@ extension Engine {
 
     func tickAttempts() {
         for run in runs.values.sorted(by: { $0.key < $1.key }) {
-            for attempt in run.attempts.values.sorted(by: { $0.key.tokenHash < $1.key.tokenHash }) where attempt.number == nil {
-                if now >= attempt.askAt { askForNumber(attempt) }
-                guard now - attempt.openedAt > ms(limits.attemptTimeoutMs) else { continue }
-                let why = isUp(committing)
+            for attempt in run.attempts.values.sorted(by: { $0.key.tokenHash < $1.key.tokenHash }) where attempt.sessions.values.contains(where: { sessions[$0]?.openCall != nil }) {
+                if now >= attempt.askAt { attempt.number == nil ? askForNumber(attempt) : resume(attempt) }
+                let why = !stagerUp ? "the stager is being started again" : isUp(committing)
                     ? "rank 0's daemon has not numbered this attempt yet; start rank 0, or check that both daemons share the \(committing) tier"
                     : tierStates[committing]?.downReason ?? "it is down"
                 for token in attempt.sessions.values.sorted() {
-                    guard let session = sessions[token], let call = session.openCall else { continue }
+                    guard let session = sessions[token], let call = session.openCall, now - session.openedAt > ms(limits.attemptTimeoutMs) else { continue }
                     session.openCall = nil
-                    reply(call, .failed(.tierDown(tier: committing.rawValue, reason: why)))
-                    endSession(token, reason: "its attempt got no number")
+                    reply(call, .failed(.tierDown(tier: (stagerUp ? committing : .memory).rawValue, reason: why)))
+                    endSession(token, reason: "its attempt got no answer in time")
                 }
             }
         }

@@ -217,12 +217,16 @@ extension Engine {
             guard let rankSave = rankSaves[handle], let file = repliedFile(handle, tier) else { return }
             if case .sync = what { file.syncing = nil }
             fileFailed(rankSave, tier, failure)
-        case .number(let key), .find(let key): attemptFailed(key, failure)
+        case .number(let key), .find(let key), .resumeChoice(let key, _), .resumeSteps(let key): attemptFailed(key, failure)
         case .decide(let key), .void(let key), .look(let key): decisionFailed(key, failure)
         case .choose(let key, let restore), .readChoice(let key, let restore), .chooseBeside(let key, let restore):
             choiceFailed(key, restore, failure)
         case .settled(let key, let restore), .verdict(let key, let restore): settleFailed(key, restore)
-        case .scan, .retain, .record: log(.warning, "\(tier) tier: \(failure.text)")
+        case .scan:
+            // Nothing of it is known before the scan: it is asked for again.
+            tierStates[tier]?.scanAt = now + ms(limits.pollLongestMs)
+            log(.warning, "\(tier) tier: \(failure.text)")
+        case .retain, .record: log(.warning, "\(tier) tier: \(failure.text)")
         case .orphan: break
         }
     }
@@ -231,7 +235,7 @@ extension Engine {
         guard let attempt = runs[key.run]?.attempts[key.tokenHash] else { return }
         attempt.asking = false
         attempt.askAt = now + ms(limits.pollLongestMs)
-        log(.warning, "the attempt cannot be numbered: \(failure.text)")
+        log(.warning, "the attempt cannot be opened: \(failure.text)")
     }
 
     func tickFlush() {

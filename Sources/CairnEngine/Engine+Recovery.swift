@@ -11,9 +11,22 @@ extension Engine {
         state.downReason = nil
         state.stalled = false
         if tier == .local, beside != nil { state.freeReadBacks = (0..<limits.readBacks).map { $0 + readBackBase } }
-        ask(tier, .scan) { .scan(id: $0) }
+        // Once in a life: what this life published it knows itself.
+        if !state.scanned { scan(tier) }
         for save in saves.values.sorted(by: { $0.key < $1.key }) where tier == committing { save.asking = false; save.pollAt = now }
         for run in runs.values { for attempt in run.attempts.values { attempt.asking = false } }
+    }
+
+    func scan(_ tier: Tier) {
+        tierStates[tier]?.scanAt = nil
+        ask(tier, .scan) { .scan(id: $0) }
+    }
+
+    func tickScans() {
+        for tier in tiers {
+            guard let at = tierStates[tier]?.scanAt, now >= at, isUp(tier) else { continue }
+            scan(tier)
+        }
     }
 
     /// The first slot of the local worker's read buffer that main assigns (TierStart.bufferSlots).
@@ -101,6 +114,16 @@ extension Engine {
 
     func scanned(_ tier: Tier, _ found: [FoundRankSave]) {
         tierStates[tier]?.scanned = true
+        for part in found {
+            guard let count = part.count else { continue }
+            let run = run(part.key.run), attempt = part.key.save.attempt
+            run.foundCounts[attempt] = max(run.foundCounts[attempt] ?? 0, count)
+        }
+        defer {
+            for run in runs.values.sorted(by: { $0.key < $1.key }) {
+                for attempt in run.attempts.values.sorted(by: { $0.key.tokenHash < $1.key.tokenHash }) { resume(attempt) }
+            }
+        }
         if tier == beside {
             for part in found where part.decision == nil { recover(part) }
         } else {

@@ -49,11 +49,11 @@ extension Engine {
 
     /// Whether anything waits for time to pass: a tick is needed then.
     public var needsTick: Bool {
-        !resting.isEmpty || !waits.isEmpty || pool.quarantinedCount > 0
+        tierStates.values.contains { $0.scanAt != nil } || !resting.isEmpty || !waits.isEmpty || pool.quarantinedCount > 0
             || tierStates.values.contains { !$0.pending.isEmpty }
             || runs.values.contains { run in
                 !run.unfinished.isEmpty || run.attempts.values.contains { attempt in
-                    (attempt.number == nil && !attempt.sessions.isEmpty) || attempt.restores.values.contains {
+                    attempt.sessions.values.contains { sessions[$0]?.openCall != nil } || attempt.restores.values.contains {
                         !$0.calls.isEmpty || !$0.settleCalls.isEmpty
                     }
                 }

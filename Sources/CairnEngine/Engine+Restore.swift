@@ -36,7 +36,8 @@ extension Engine {
         let key = attempt.key
         // A quick restart must not lose the best save: what can be finished is, the rest is voided, before anything is chosen.
         let left = leftovers(attempt)
-        if !left.isEmpty, now - restore.startedAt < ms(limits.leftoverMs) { return }
+        let waited = now - restore.startedAt
+        if !left.isEmpty, waited < ms(limits.leftoverMs) { return }
         if attempt.sessions[0] != nil {
             for save in left { void(save, "its attempt ended before all ranks were durable") }
             if let run = runs[key.run] {
@@ -45,6 +46,8 @@ extension Engine {
                 }
             }
         }
+        // The decisions have the last word on what is newest; a tier that cannot say is waited for no longer than once more.
+        if !left.isEmpty, isUp(committing), waited < ms(2 * limits.leftoverMs) { return }
         let asks = attempt.sessions[0] != nil || now - restore.startedAt > ms(limits.choiceStandInMs)
         guard isUp(committing), tierStates[committing]?.stalled == false else {
             guard attempt.servesWorld, let beside, isUp(beside) else { return }
@@ -136,7 +139,9 @@ extension Engine {
     func advanceSettle(_ attempt: Attempt, _ number: Int, _ restore: Restore) {
         guard restore.verdict == nil, let startedAt = restore.settleStartedAt, !restore.verdictAsking else { return }
         let allOk = restore.settled.values.allSatisfy(\.ok), late = now - startedAt > ms(limits.settleMs)
-        if attempt.servesWorld || restore.settled.count == attempt.worldSize {
+        // Also where this daemon serves the whole world the verdict stands on the committing tier before anyone is told: a
+        // restart between two ranks' replies must not lead to another one (I12).
+        if attempt.servesWorld, !isUp(committing) {
             if restore.settled.count == attempt.worldSize || !allOk || late {
                 conclude(attempt, restore, ok: allOk && restore.settled.count == attempt.worldSize)
             }
@@ -145,7 +150,12 @@ extension Engine {
         let expected = attempt.localWorldSize ?? attempt.sessions.count
         let key = attempt.key
         guard isUp(committing), now >= restore.pollAt else { return }
-        if !restore.settledPublished {
+        if restore.resumed {
+            restore.verdictAsking = true
+            ask(committing, .verdict(key, number)) {
+                .verdict(id: $0, run: key.run, attempt: attempt.number ?? 0, restore: number, worldSize: attempt.worldSize, publish: false, force: false)
+            }
+        } else if !restore.settledPublished {
             guard restore.settled.count >= expected || !allOk || late else { return }
             restore.verdictAsking = true
             let ranks = restore.settled.keys.sorted(), reason = restore.settled.values.first { !$0.ok }?.reason
@@ -174,7 +184,11 @@ extension Engine {
         guard let attempt = runs[key.run]?.attempts[key.tokenHash], let restore = attempt.restores[number] else { return }
         restore.verdictAsking = false
         guard restore.verdict == nil else { return }
-        guard let ok else { restore.pollAt = now + ms(100); return }
+        restore.resumed = false
+        guard let ok else {
+            restore.pollAt = now + (restore.settledPublished ? ms(100) : 0)
+            return advanceSettle(attempt, number, restore)
+        }
         conclude(attempt, restore, ok: ok)
     }
 

@@ -93,6 +93,7 @@ public final class Engine {
     func tick() {
         pool.endQuarantines(at: now)
         endRests()
+        tickScans()
         tickAttempts()
         tickStaging()
         tickFlush()
@@ -169,6 +170,9 @@ public final class Engine {
         if case .failed(_, let failure) = reply { return tierFailed(tier, what, failure) }
         switch (what, reply) {
         case (.number(let key), .attempt(_, let number)), (.find(let key), .attempt(_, let number)): attemptNumber(key, number)
+        case (.resumeChoice(let key, let restore), .choice(_, let chosen, let step, let sequence, let save, _)):
+            choiceResumed(key, restore, chosen: chosen, step: step, sequence: sequence, save: save)
+        case (.resumeSteps(let key), .steps(_, let steps)): stepsResumed(key, steps)
         case (.create(let handle), .done): fileCreated(handle, tier)
         case (.write(let handle, let chunk, let slot, let readBack), .done):
             chunkWritten(handle, tier, chunk: chunk, slot: slot, readBack: readBack)

@@ -36,6 +36,8 @@ final class Attempt {
     /// The step that this attempt restored: its commits' parent.
     var parent: CommitSequence?
     var restores: [Int: Restore] = [:]
+    /// What a former life of this daemon left of this attempt is known.
+    var resumed = false, resumedRestores = 0
     init(key: AttemptKey, worldSize: Int, now: Int, askInterval: Int) {
         self.key = key; self.worldSize = worldSize; openedAt = now; self.askInterval = askInterval
     }
@@ -55,6 +57,8 @@ final class Restore {
     var settleStartedAt: Int?
     var settledPublished = false, verdictAsking = false
     var verdict: Bool?
+    /// Chosen before this life of the daemon: a verdict may stand already.
+    var resumed = false
     init(startedAt: Int, step: Int?) { self.startedAt = startedAt; self.step = step }
 }
 
@@ -156,6 +160,8 @@ final class Run {
     var ended: [SaveID] = []
     /// Undecided saves of earlier instances that a scan of the committing tier found without all manifests.
     var orphans: [SaveID: Int] = [:]
+    /// Rank 0's highest count in manifests that scans found, by attempt.
+    var foundCounts: [Int: Int] = [:]
     var lastCommit: (save: SaveID, sequence: CommitSequence, at: Int)?
     init(key: RunKey) { self.key = key }
 }
@@ -165,7 +171,7 @@ struct ReadBackSlot: Hashable { var slot: Int, generation: Int }
 
 /// What a request to a tier worker was for. One per id.
 enum Pending {
-    case number(AttemptKey), find(AttemptKey)
+    case number(AttemptKey), find(AttemptKey), resumeChoice(AttemptKey, Int), resumeSteps(AttemptKey)
     case create(handle: Int), write(handle: Int, chunk: Int, slot: Int?, readBack: ReadBackSlot?)
     case sync(handle: Int), publish(handle: Int)
     case readBack(handle: Int, chunk: Int, slot: Int)
@@ -185,7 +191,7 @@ final class TierState {
     var freeReadBacks: [Int] = []
     /// Counts the workers of this tier: a buffer's slot belongs to the worker that filled it.
     var generation = 0
-    var scanned = false
+    var scanned = false, scanAt: Int?
     var writtenBytes = 0
     init(tier: Tier) { self.tier = tier }
 }

@@ -3,10 +3,11 @@ import CairnModel
 
 final class Job {
     unowned let world: World
-    let token: String, firstStep: Int, lastStep: Int
+    let token: String, firstStep: Int, steps: Int
     var number = 0
     /// What its restore returned: all later commits' parent.
-    var parent: CommitSequence?
+    private(set) var parent: CommitSequence?
+    private(set) var parentStep = 0
     private(set) var ranks: [Rank] = []
     private var choices: [Int: CommitSequence?] = [:]
     private var verdicts: [Int: Bool] = [:]
@@ -16,9 +17,14 @@ final class Job {
         self.world = world
         token = "t\(index)"
         self.firstStep = firstStep
-        lastStep = firstStep + steps
+        self.steps = steps
         uptos = (0..<64).map { _ in world.random.once(in: 5) ? world.random.pick([Level.staged, .local, .global]) : .committed }
         sizes = (0..<8).map { _ in world.random.int(1...world.settings.largestChunks) }
+    }
+
+    func settle(parent: CommitSequence, step: Int) {
+        self.parent = parent
+        parentStep = step
     }
 
     func launch() {

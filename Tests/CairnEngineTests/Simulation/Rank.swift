@@ -12,6 +12,7 @@ final class Rank {
     private(set) var restoring: CommitSequence?
     private var restored = false
     private var step: Int
+    private var lastStep: Int { max(job.firstStep, job.parentStep) + job.steps }
     private var tries: [Int: Int] = [:]
     private var fence: SaveID?
     private var incarnation = 0
@@ -109,7 +110,7 @@ final class Rank {
                     restoring = nil
                     return choose()
                 }
-                if let restoring { job.parent = restoring }
+                if let restoring { job.settle(parent: restoring, step: step) }
                 restoring = nil
                 restored = true
                 train()
@@ -125,7 +126,7 @@ final class Rank {
 
     private func save() {
         guard let session, daemon.up else { return }
-        guard step < job.lastStep else { return }
+        guard step < lastStep else { return }
         step += 1
         if world.faults, world.random.once(in: 40) { return train() }   // it missed this save
         let step = step, attemptTry = tries[step, default: 0] + 1, handle = daemon.newHandle()
@@ -173,7 +174,7 @@ final class Rank {
         later(100) { $0.open() }
     }
 
-    var hasFinished: Bool { restored && step >= job.lastStep && fence == nil }
+    var hasFinished: Bool { restored && step >= lastStep && fence == nil }
     var state: String { "alive \(alive), session \(session ?? "none"), restored \(restored), restore \(restore), step \(step), fence \(fence.map { "\($0)" } ?? "none")" }
 
     func told(_ notice: Notice) {
