@@ -1,25 +1,37 @@
-// The tier worker's process: one thread reads requests, a few do what may block on metadata, the data engine moves chunks.
-// A filesystem that hangs takes this whole process with it, and nothing else: main notices that replies do not come.
+// A tier worker: every filesystem call of one tier, in a process of its own, since a hung filesystem makes whoever calls into
+// it unkillable. The main process sends requests; each gets exactly one last reply.
+//
+//   thread          owns
+//   receiving       the channel's reading end; hands writes to the data engine, everything else to the threads below
+//   data engine     the ring, or its pread/pwrite threads; the bytes of chunks in flight
+//   files, records  one request at a time each
+//   read back, loads, verify   wait for reads and for slots of the read buffer
 import CairnIO
 import CairnMessages
 import CairnModel
 import CairnStore
 
-/// Runs until the main process closes the channel or says stop. `channel` is the worker's end of the socket pair.
-public func runTierWorker(channel descriptor: Descriptor) -> Int32 {
+/// The role's entry: exit code. The channel is the worker's end of the socket pair to main.
+public func runTierWorker(channel descriptor: Descriptor, asProcess: Bool = true) -> Int32 {
+    if asProcess {
+        ProcessFacts.ignoreSignals()
+        // Main ends the workers, after what is staged is flushed; a signal to the whole group must not.
+        for number in [Signals.interrupt, Signals.terminate, Signals.hangUp] { ProcessFacts.ignore(signal: number) }
+        try? ProcessFacts.raiseOpenFilesLimit()
+    }
     let channel = BlockingFrameChannel(descriptor)
+    let replies = Replies(channel)
     do {
-        guard let first = try channel.receive(), case .start(let start) = try MessageCoding.decode(TierRequest.self, from: first.json) else { return 1 }
-        let context: TierContext
-        let notes: [String]
-        do {
-            (context, notes) = try TierStarting.make(start, first, channel)
-        } catch {
-            try channel.send(Frame(json: MessageCoding.encode(TierReply.startFailed(TierContext.failure(error)))))
+        guard let first = try channel.receive() else { return 0 }
+        guard case .start(let start) = try MessageCoding.decode(TierRequest.self, from: first.json) else {
+            throw TierFailure(kind: .invalid, text: "the first request is not 'start'")
+        }
+        let worker: TierWorker
+        do { worker = try TierWorker(start, first.descriptors, channel, replies) } catch {
+            replies.send(.startFailed(TierFailure(error)))
             return 1
         }
-        let worker = try TierWorker(context)
-        context.reply(.ready(ring: context.data.usesRing, direct: context.direct, notes: notes))
+        defer { worker.stop() }
         while let frame = try channel.receive() {
             let request = try MessageCoding.decode(TierRequest.self, from: frame.json)
             if case .stop = request { return 0 }
@@ -33,102 +45,79 @@ public func runTierWorker(channel descriptor: Descriptor) -> Int32 {
 }
 
 final class TierWorker: Sendable {
-    /// Metadata operations at once. More would only queue in the filesystem.
-    private static let threads = 4
-    private let context: TierContext
-    private let files: FileTable
-    private let loader: Loader
-    private let steps: Steps
-    private let jobs = WorkQueue<@Sendable () -> Void>(capacity: 16_384)
+    let replies: Replies
+    let opening: TierOpening
+    let engine: any DataEngine
+    let memory: TierMemory
+    let slots: BufferSlots
+    let writing: FileWriting
+    let attempts: Attempts
+    let decisions: Decisions
+    let restores: Restores
+    let steps: StepFolders
+    let beside: BesideFiles
+    let reading: StepReading
+    let housekeeping: Housekeeping
+    let files: TaskThreads, records: TaskThreads, readBacks: TaskThreads, loads: TaskThreads, verifies: TaskThreads
 
-    init(_ context: TierContext) throws {
-        self.context = context
-        files = FileTable(context)
-        steps = Steps(context)
-        loader = Loader(context)
-        let jobs = jobs
-        for number in 0..<Self.threads {
-            _ = try Threads.spawn(name: "meta-\(number)") { while let job = jobs.pop() { job() } }
-        }
+    init(_ start: TierStart, _ descriptors: [Descriptor], _ channel: BlockingFrameChannel, _ replies: Replies) throws {
+        self.replies = replies
+        memory = try TierMemory(start, descriptors: descriptors)
+        opening = try TierOpening(start)
+        let folders = opening.folders
+        var notes = opening.notes
+        let ring = try Self.wantsRing(start, &notes)
+        engine = ring ? try RingEngine(depth: start.depth) { reason in
+            StandardStreams.write(to: 2, "cairnd tier worker: \(reason)\n")
+            channel.shutdown()                                  // the receiving thread then ends the worker; main starts another
+        } : try ThreadEngine(threads: start.depth)
+        slots = BufferSlots(count: start.bufferSlots)
+        writing = FileWriting(folders, engine: engine, memory: memory, replies: replies)
+        attempts = Attempts(folders)
+        decisions = Decisions(folders)
+        steps = StepFolders(folders)
+        beside = BesideFiles(folders)
+        restores = Restores(folders, steps: steps, decisions: decisions)
+        reading = StepReading(folders, steps: steps, beside: beside)
+        housekeeping = Housekeeping(folders, steps: steps, decisions: decisions, beside: beside, reading: reading)
+        files = try TaskThreads(name: "tier-files", count: TierLimits.fileThreads)
+        records = try TaskThreads(name: "tier-records", count: TierLimits.recordThreads)
+        readBacks = try TaskThreads(name: "tier-back", count: TierLimits.readBackThreads)
+        loads = try TaskThreads(name: "tier-load", count: TierLimits.loadThreads)
+        verifies = try TaskThreads(name: "tier-verify", count: TierLimits.verifyThreads)
+        replies.send(.ready(ring: ring, direct: folders.roots.allSatisfy(\.direct), notes: notes))
     }
 
-    /// On a metadata thread; what it throws is the reply.
-    private func run(_ id: Int, _ body: @escaping @Sendable () throws -> (TierReply, [UInt8])) {
-        let context = context
-        _ = jobs.push {
+    private static func wantsRing(_ start: TierStart, _ notes: inout [String]) throws -> Bool {
+        guard start.ring != .off else { return false }
+        guard let refusal = Ring.probe() else { return true }
+        let text = "io_uring is refused (\(errnoName(refusal.errno)))"
+        let remedy = "it is off by default in containers (seccomp profile) and on RHEL (sysctl kernel.io_uring_disabled=0)"
+        if start.ring == .on { throw TierFailure(kind: .invalid, text: "\(text): \(remedy), or set io: auto") }
+        notes.append("\(text): pread and pwrite threads are used; \(remedy)")
+        return false
+    }
+
+    func stop() {
+        slots.close()
+        let pools = [files, records, readBacks, loads, verifies]
+        for pool in pools { pool.close() }
+        let deadline = Clock.monotonicNanoseconds() + TierLimits.stopMilliseconds * 1_000_000
+        for pool in pools { _ = pool.finish(deadline: deadline) }
+        engine.close()
+    }
+
+    /// Runs a request on threads; what it throws is its reply.
+    func answer(_ id: Int, on threads: TaskThreads, _ body: @escaping @Sendable () throws -> TierReply) {
+        answer(id, on: threads) { (try body(), []) }
+    }
+
+    func answer(_ id: Int, on threads: TaskThreads, _ body: @escaping @Sendable () throws -> (TierReply, [UInt8])) {
+        threads.run { [replies] in
             do {
                 let (reply, payload) = try body()
-                context.reply(reply, payload: payload)
-            } catch {
-                context.fail(id, error)
-            }
-        }
-    }
-    private func run(_ id: Int, _ body: @escaping @Sendable () throws -> TierReply) { run(id) { (try body(), []) } }
-
-    func handle(_ request: TierRequest, _ frame: Frame) {
-        let context = context, files = files, steps = steps, loader = loader
-        let payload = frame.payload
-        switch request {
-        case .start, .stop: preconditionFailure("handled by the frame loop")
-        case .peerBuffer(let instance, let bytes):
-            // A map of memory of our own kind: no filesystem is involved.
-            if let descriptor = frame.descriptors.first, let map = try? SharedMemory(descriptor: descriptor, bytes: bytes).map(writable: false) {
-                context.setPeer(instance: instance, map: map)
-            }
-
-        case .create(let id, let file, let key, let fileTry, let bytes):
-            run(id) { try files.create(file, key, fileTry: fileTry, bytes: bytes); return .done(id: id) }
-        case .write(let writes): for write in writes { files.write(write) }
-        case .sync(let id, let file): run(id) { try files.sync(file); return .done(id: id) }
-        case .publish(let id, let file, let name, let bytes):
-            run(id) {
-                try files.publish(file, manifestName: name, manifest: Array(payload.prefix(bytes)), checksums: Array(payload.dropFirst(bytes)))
-                return .done(id: id)
-            }
-        case .abandon(let file): _ = jobs.push { files.abandon(file) }
-        case .readBack(let id, let key, let chunk, let bytes, let slot): _ = jobs.push { files.readBack(id, key, chunk: chunk, bytes: bytes, slot: slot) }
-        case .sidecars(let id, let key): run(id) { try files.sidecars(id, key) }
-
-        case .numberAttempt(let id, let run, let hash, let worldSize):
-            self.run(id) { .attempt(id: id, number: try Attempts.number(context, run, tokenHash: hash, worldSize: worldSize)) }
-        case .findAttempt(let id, let run, let hash): self.run(id) { .attempt(id: id, number: try Attempts.find(context, run, tokenHash: hash)) }
-        case .newestAttempt(let id, let run): self.run(id) { .attempt(id: id, number: try Attempts.newest(context, run)) }
-
-        case .decide(let id, let run, let save, let worldSize, let parent):
-            self.run(id) { try Decisions.decide(context, id: id, run, save, worldSize: worldSize, parent: parent) }
-        case .void(let id, let run, let save, let reason): self.run(id) { try Decisions.void(context, id: id, run, save, reason: reason) }
-        case .look(let id, let run, let save, let worldSize): self.run(id) { try Decisions.look(context, id: id, run, save, worldSize: worldSize) }
-        case .recordDecision(let id, let run, let save): self.run(id) { try Decisions.record(context, id: id, run, save, record: payload) }
-
-        case .choose(let id, let run, let attempt, let restore, let step, let candidate):
-            self.run(id) { try RestoreChoices.choose(context, steps, id: id, run, attempt: attempt, restore: restore, step: step, candidate: candidate) }
-        case .readChoice(let id, let run, let attempt, let restore):
-            self.run(id) { try RestoreChoices.read(context, id: id, run, attempt: attempt, restore: restore) }
-        case .settled(let id, let run, let attempt, let restore, let ranks, let ok, let reason):
-            self.run(id) { try RestoreChoices.settled(context, id: id, run, attempt: attempt, restore: restore, ranks: ranks, ok: ok, reason: reason) }
-        case .verdict(let id, let run, let attempt, let restore, let worldSize, let publish, let force):
-            self.run(id) {
-                try RestoreChoices.verdict(context, id: id, run, attempt: attempt, restore: restore, worldSize: worldSize, publish: publish, force: force)
-            }
-
-        case .describe(let id, let ref): run(id) { try steps.describe(id: id, ref) }
-        case .load(let id, let ref, let boxes, let segments, let undecided):
-            // On a thread of its own: it waits for buffers to come back, which must not keep the metadata threads.
-            loader.load(id: id, ref, boxes: boxes, segments: segments, undecided: undecided, steps: steps)
-        case .freeBuffers(let slots): loader.free(slots)
-
-        case .list(let id, let run): self.run(id) { .steps(id: id, try steps.list(run)) }
-        case .runs(let id): run(id) { .runs(id: id, try steps.runs()) }
-        case .verify(let id, let ref): Verifier.verify(context, steps, id: id, ref)
-        case .pin(let id, let ref, let pinned): run(id) { try steps.pin(ref, pinned); return .done(id: id) }
-        case .remove(let id, let ref): run(id) { try steps.remove(ref); return .done(id: id) }
-        case .retain(let id, let run, let keep, let period, let saves, let sequences):
-            self.run(id) {
-                .removed(id: id, try steps.retain(run, keep: keep, keepPeriod: period, protectedSaves: Set(saves), protectedSequences: Set(sequences)))
-            }
-        case .scan(let id): run(id) { .scanned(id: id, try steps.scan()) }
-        case .space(let id): run(id) { .space(id: id, try steps.space()) }
+                replies.send(reply, payload: payload)
+            } catch { replies.send(.failed(id: id, TierFailure(error))) }
         }
     }
 }

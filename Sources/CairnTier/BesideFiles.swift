@@ -1,0 +1,141 @@
+// A local tier beside a global one: rank files with the save id in their names, on one or several folders, and copies of the
+// decisions that this daemon has seen, which prove commitment while the global tier is down.
+import CairnIO
+import CairnMessages
+import CairnModel
+import CairnStore
+import Synchronization
+
+final class BesideFiles: Sendable {
+    struct Part: Sendable {
+        let root: TierRoot
+        let rank: Int
+        /// File name in the run's folder.
+        let manifest: String
+    }
+
+    private let folders: TierFolders
+    private let commits = Mutex<[RunKey: [SaveID: DecisionRecord]]>([:])
+
+    init(_ folders: TierFolders) { self.folders = folders }
+
+    /// Published parts by save.
+    func parts(_ run: RunKey) throws -> [SaveID: [Part]] {
+        var found: [SaveID: [Part]] = [:]
+        for root in folders.roots {
+            for entry in try folders.names(root, Names.runFolder(run)) where !entry.isFolder {
+                guard let (save, file) = Names.besideFile(entry.name), case .manifest(let rank, _) = file,
+                      found[save]?.contains(where: { $0.rank == rank }) != true else { continue }
+                found[save, default: []].append(Part(root: root, rank: rank, manifest: entry.name))
+            }
+        }
+        return found
+    }
+
+    func place(_ run: RunKey, _ save: SaveID, _ part: Part, digest: String?) -> RankFile.Place {
+        let folder = Names.runFolder(run)
+        return RankFile.Place(root: part.root, data: "\(folder)/\(Names.besideData(save, rank: part.rank))",
+                              checksums: "\(folder)/\(Names.besideChecksums(save, rank: part.rank))", manifest: "\(folder)/\(part.manifest)", digest: digest)
+    }
+
+    /// All decisions of a run that were copied here.
+    func decisions(_ run: RunKey) throws -> [SaveID: DecisionRecord] {
+        var found: [SaveID: DecisionRecord] = [:]
+        for root in folders.roots {
+            for entry in try folders.names(root, "\(Names.runFolder(run))/\(Names.decisions)") where !entry.isFolder {
+                guard let save = Names.decidedSave(entry.name), found[save] == nil else { continue }
+                if let known = commits.withLock({ $0[run]?[save] }) {
+                    found[save] = known
+                } else if let record = try? folders.read(DecisionRecord.self, root, "\(Names.runFolder(run))/\(Names.besideDecision(save))").value,
+                          record.runKey == run, record.save == save {
+                    // A damaged copy proves nothing: the save then counts as undecided.
+                    found[save] = record
+                }
+            }
+        }
+        let all = found
+        commits.withLock { $0[run] = all }
+        return found
+    }
+
+    func commit(_ run: RunKey, _ save: SaveID) throws -> Commit? {
+        guard let record = try decisions(run)[save], case .commit(let commit) = record.decision else { return nil }
+        return commit
+    }
+
+    func record(_ run: RunKey, _ save: SaveID, _ bytes: [UInt8]) throws {
+        let record: DecisionRecord
+        do { record = try Record.decode(DecisionRecord.self, from: bytes) } catch { throw TierFailure(kind: .invalid, text: "the decision of save \(save): \(error)") }
+        guard record.runKey == run, record.save == save else { throw TierFailure(kind: .invalid, text: "the decision of save \(save) is one of save \(record.save)") }
+        let folder = "\(Names.runFolder(run))/\(Names.decisions)"
+        var failure: (any Error)?
+        for root in folders.roots {
+            do {
+                try folders.makeFolders(root, folder)
+                return try folders.publishExactly(root, folder, "\(save).json", bytes)
+            } catch { failure = error }                        // the next drive may work
+        }
+        if let failure { throw failure }
+    }
+
+    /// Committed saves of which something is here.
+    func summaries(_ run: RunKey) throws -> [StepSummary] {
+        let parts = try parts(run), pins = try pinned(run)
+        let held = try decisions(run).compactMap { save, record -> StepSummary? in
+            guard case .commit(let commit) = record.decision, parts[save] != nil else { return nil }
+            return commit.summary(pinned: pins.contains(save))
+        }
+        return Lineage.markSuperseded(held.sorted { $0.sequence < $1.sequence })
+    }
+
+    private func pinned(_ run: RunKey) throws -> Set<SaveID> {
+        var pins: Set<SaveID> = []
+        for root in folders.roots {
+            for entry in try folders.names(root, Names.runFolder(run)) { if let save = Names.isBesidePin(entry.name) { pins.insert(save) } }
+        }
+        return pins
+    }
+
+    func pin(_ run: RunKey, _ save: SaveID, _ pinned: Bool) throws {
+        let folder = Names.runFolder(run), path = "\(folder)/\(Names.besidePin(save))", root = folders.first
+        if pinned {
+            try folders.makeFolders(root, folder)
+            do { try Files.writeNew(root.folder, path, [], mode: folders.start.fileMode) } catch {
+                if !error.exists { throw error }
+            }
+        } else {
+            try folders.unlinkIfPresent(root, path)
+        }
+        try Files.syncFolder(root.folder, folder)
+    }
+
+    /// The save that a reference means: by its id, else by the commit's sequence.
+    func save(of ref: StepRef) throws -> SaveID {
+        if let save = ref.save { return save }
+        for (save, record) in try decisions(ref.run) {
+            if case .commit(let commit) = record.decision, commit.sequence == ref.sequence, commit.step == ref.step { return save }
+        }
+        throw TierFailure(kind: .notHere, text: "no commit of step \(ref.step), sequence \(ref.sequence), is recorded here")
+    }
+
+    /// Manifests first: what has none is nothing; the decision's copy last.
+    func remove(_ run: RunKey, _ save: SaveID) throws {
+        let folder = Names.runFolder(run)
+        for root in folders.roots {
+            let names = try folders.names(root, folder).map(\.name).filter { Names.besideFile($0)?.save == save || Names.isBesidePin($0) == save }
+            guard !names.isEmpty else { continue }
+            for name in names.sorted(by: { $0.hasSuffix(".json") && !$1.hasSuffix(".json") }) { try folders.unlinkIfPresent(root, "\(folder)/\(name)") }
+            try Files.syncFolder(root.folder, folder)
+        }
+        for root in folders.roots { try? folders.unlinkIfPresent(root, "\(folder)/\(Names.besideDecision(save))") }
+        commits.withLock { $0[run]?[save] = nil }
+    }
+
+    /// One rank's published part.
+    func part(_ key: RankSaveKey) throws -> Part {
+        guard let part = try parts(key.run)[key.save]?.first(where: { $0.rank == key.rank }) else {
+            throw TierFailure(kind: .notHere, text: "\(key) is not on this tier")
+        }
+        return part
+    }
+}

@@ -1,0 +1,87 @@
+// Reads ranges of blocks into slots, several in flight, and checks every block's CRC32C before the caller sees it (I7).
+import CairnIO
+import CairnMessages
+import CairnModel
+
+/// At most one chunk of one rank's file, whole blocks.
+struct BlockRange: Sendable {
+    let rank: Int
+    let firstBlock: Int
+    var blocks: Int
+    var fileOffset: Int { firstBlock * Sizes.blockBytes }
+    func bytes(in file: RankFile) -> Int { min(blocks * Sizes.blockBytes, file.bytes - fileOffset) }
+}
+
+struct BadBlock: Sendable {
+    let path: String, block: Int, reason: String
+    var failure: TierFailure { TierFailure(kind: .corrupt, text: "'\(path)' block \(block): \(reason)", path: path, block: block) }
+}
+
+struct BlockReader {
+    private struct Completed: Sendable { let range: Int, slot: Int, failure: PositionedFailure? }
+
+    let engine: any DataEngine
+    let map: MemoryMap
+    let slots: BufferSlots
+
+    /// `handle` gets each range (its position) with its slot and what is wrong with it, in the order in which reads complete; true if it keeps the
+    /// slot. When it throws, the reads under way are waited for, since the kernel still writes into their slots.
+    func read(_ ranges: [BlockRange], file: (Int) throws -> RankFile,
+              handle: (_ range: Int, _ slot: Int, [BadBlock]) throws -> Bool) throws {
+        let completed = WorkQueue<Completed>(capacity: slots.count + 1)
+        var next = 0, outstanding = 0
+        do {
+            while next < ranges.count || outstanding > 0 {
+                // Wait for a slot only when nothing of our own can free one.
+                while next < ranges.count, let slot = outstanding == 0 ? slots.take(timeoutMilliseconds: TierLimits.slotWaitMilliseconds) : slots.tryTake() {
+                    do { try submit(ranges[next], index: next, slot: slot, file(ranges[next].rank), completed) } catch {
+                        slots.give([slot])
+                        throw error
+                    }
+                    next += 1
+                    outstanding += 1
+                }
+                guard outstanding > 0 else {
+                    throw TierFailure(kind: .other, text: "no slot of the read buffer came free in \(TierLimits.slotWaitMilliseconds / 1000) s")
+                }
+                guard let done = completed.pop() else { break }
+                outstanding -= 1
+                var kept = false
+                defer { if !kept { slots.give([done.slot]) } }
+                let range = ranges[done.range], file = try file(range.rank)
+                kept = try handle(done.range, done.slot, try check(range, file, done))
+            }
+        } catch {
+            while outstanding > 0, let done = completed.pop() {
+                outstanding -= 1
+                slots.give([done.slot])
+            }
+            throw error
+        }
+    }
+
+    private func submit(_ range: BlockRange, index: Int, slot: Int, _ file: RankFile, _ completed: WorkQueue<Completed>) {
+        let least = range.bytes(in: file)
+        engine.submit(DataOperation(kind: .read, file: file.descriptor, path: file.path, map: map, mapOffset: slot * Sizes.chunkBytes,
+                                    fileOffset: range.fileOffset, bytes: DataOperation.padded(least, direct: file.direct), least: least,
+                                    direct: file.direct) { completed.push(Completed(range: index, slot: slot, failure: $0)) })
+    }
+
+    private func check(_ range: BlockRange, _ file: RankFile, _ done: Completed) throws -> [BadBlock] {
+        switch done.failure {
+        case nil: break
+        case .truncated(_, let offset)?: return [BadBlock(path: file.path, block: offset / Sizes.blockBytes, reason: "the file ends at byte \(offset)")]
+        case .failed(let failure)?:
+            // A medium that cannot read a block says EIO: for the reader it is a bad block like any other.
+            guard failure.errno == IOFailure.inputOutput else { throw failure }
+            return [BadBlock(path: file.path, block: range.firstBlock, reason: "\(failure)")]
+        }
+        var bad: [BadBlock] = []
+        for block in range.firstBlock..<range.firstBlock + range.blocks {
+            let offset = done.slot * Sizes.chunkBytes + (block - range.firstBlock) * Sizes.blockBytes
+            let crc = map.crc32c(offset: offset, bytes: file.bytes(ofBlock: block))
+            if crc != file.crcs[block] { bad.append(BadBlock(path: file.path, block: block, reason: "its CRC32C is not what it was when staged")) }
+        }
+        return bad
+    }
+}

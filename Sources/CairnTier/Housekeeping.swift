@@ -1,0 +1,217 @@
+// Runs and what is left of old ones: listing, the scan at start, retention, deletion of what was renamed away.
+// (1) At start a worker removes only what its own node's earlier instances left, and no file that a living worker holds locked.
+// (2) Removal is a rename; what is below it is deleted ten minutes later.
+import CairnIO
+import CairnMessages
+import CairnModel
+import CairnStore
+import Synchronization
+
+final class Housekeeping: Sendable {
+    private let folders: TierFolders
+    private let steps: StepFolders
+    private let decisions: Decisions
+    private let beside: BesideFiles
+    private let reading: StepReading
+    /// Undecided local saves are left alone until main has been told of them.
+    private let hasScanned = Mutex(false)
+
+    init(_ folders: TierFolders, steps: StepFolders, decisions: Decisions, beside: BesideFiles, reading: StepReading) {
+        self.folders = folders
+        self.steps = steps
+        self.decisions = decisions
+        self.beside = beside
+        self.reading = reading
+    }
+
+    private var isBeside: Bool { folders.start.form == .beside }
+
+    func runKeys() throws -> [RunKey] {
+        var keys: Set<RunKey> = []
+        for root in folders.roots {
+            for user in try folders.names(root, "") where user.isFolder {
+                guard let uid = UInt32(user.name), Names.userFolder(uid) == user.name else { continue }
+                for run in try folders.names(root, user.name) where run.isFolder && RunKey.isValidName(run.name) { keys.insert(RunKey(uid: uid, name: run.name)) }
+            }
+        }
+        return keys.sorted()
+    }
+
+    func list(_ run: RunKey) throws -> [StepSummary] {
+        guard !isBeside else { return try beside.summaries(run) }
+        try decisions.completeAll(run)
+        return try steps.summaries(run)
+    }
+
+    func runs() throws -> [RunSummary] {
+        try runKeys().map { run in
+            let steps = try list(run)
+            return RunSummary(run: run, steps: steps.count, bytes: steps.reduce(0) { $0 + $1.bytes }, newest: steps.map(\.sequence).max())
+        }
+    }
+
+    func space() throws -> [PathSpace] {
+        try folders.roots.map { root in
+            let space = try Files.space(root.folder)
+            return PathSpace(path: root.path, totalBytes: space.totalBytes, freeBytes: space.freeBytes)
+        }
+    }
+
+    // MARK: scan
+
+    func scan() throws -> [FoundRankSave] {
+        var found: [FoundRankSave] = []
+        for run in try runKeys() {
+            let folder = Names.runFolder(run)
+            for root in folders.roots {
+                for entry in try folders.names(root, folder) {
+                    if Names.isTemporary(entry.name) { sweep(root, "\(folder)/\(entry.name)") }
+                    guard entry.isFolder, Names.saving(entry.name) != nil || entry.name == Names.attempts || entry.name == Names.decisions else { continue }
+                    for inner in try folders.names(root, "\(folder)/\(entry.name)") {
+                        if Names.isTemporary(inner.name) { sweep(root, "\(folder)/\(entry.name)/\(inner.name)") }
+                    }
+                }
+            }
+            if isBeside {
+                found += try scanBeside(run)
+            } else {
+                try decisions.completeAll(run)
+                found += try scanSaving(run)
+            }
+        }
+        hasScanned.withLock { $0 = true }
+        return found
+    }
+
+    /// A temporary of this node: removed unless it is this instance's, or a living worker holds it, or it is too young to tell.
+    private func sweep(_ root: TierRoot, _ path: String) {
+        guard let name = path.split(separator: "/").last.map(String.init), Names.isTemporary(name, ofNode: folders.node), !name.contains(".\(folders.maker).") else { return }
+        do {
+            let status = try Files.stat(root.folder, path)
+            if name.contains(".json.") || name.contains(".crc.") || name.contains(".probe.") {
+                guard Clock.utcSeconds() - status.modifiedSeconds > TierLimits.temporarySeconds else { return }
+            } else {
+                guard try Files.tryLock(try Files.open(root.folder, path, flags: .read)) else { return }
+            }
+            try Files.unlink(root.folder, path)
+        } catch { return }                                     // gone meanwhile, or not to be touched: the next start looks again
+    }
+
+    private func scanSaving(_ run: RunKey) throws -> [FoundRankSave] {
+        var found: [FoundRankSave] = []
+        let folder = Names.runFolder(run)
+        for entry in try folders.names(folders.first, folder) where entry.isFolder {
+            guard let save = Names.saving(entry.name) else { continue }
+            let decision = try decisions.standing(run, save)?.outcome
+            for inner in try folders.names(folders.first, "\(folder)/\(entry.name)") {
+                guard case .manifest(let rank, _)? = Names.rankFile(inner.name),
+                      let manifest = try? folders.read(Manifest.self, folders.first, "\(folder)/\(entry.name)/\(inner.name)").value,
+                      manifest.rank == rank, manifest.save == save, manifest.runKey == run else { continue }
+                found.append(Self.found(manifest, decision))
+            }
+        }
+        return found
+    }
+
+    private func scanBeside(_ run: RunKey) throws -> [FoundRankSave] {
+        let decided = try beside.decisions(run)
+        var found: [FoundRankSave] = []
+        for (save, parts) in try beside.parts(run).sorted(by: { $0.key < $1.key }) {
+            let decision: DecisionOutcome? = decided[save].map { record in
+                switch record.decision {
+                case .commit(let commit): .committed(sequence: commit.sequence)
+                case .void(let reason): .void(reason: reason)
+                }
+            }
+            for part in parts {
+                let path = "\(Names.runFolder(run))/\(part.manifest)"
+                guard let manifest = try? folders.read(Manifest.self, part.root, path).value, manifest.save == save, manifest.rank == part.rank,
+                      manifest.runKey == run else { continue }
+                found.append(Self.found(manifest, decision))
+            }
+        }
+        return found
+    }
+
+    private static func found(_ manifest: Manifest, _ decision: DecisionOutcome?) -> FoundRankSave {
+        FoundRankSave(key: RankSaveKey(run: manifest.runKey, save: manifest.save, rank: manifest.rank), step: manifest.step, worldSize: manifest.worldSize,
+                      fileBytes: manifest.fileBytes, count: manifest.count, decision: decision)
+    }
+
+    // MARK: removal
+
+    func remove(_ ref: StepRef) throws {
+        defer { reading.forget(ref.run) }
+        if isBeside { return try beside.remove(ref.run, try beside.save(of: ref)) }
+        let step = try steps.find(ref)
+        guard try steps.steps(ref.run).map(\.commit.sequence).max() != step.commit.sequence else {
+            throw TierFailure(kind: .invalid, text: "step \(ref.step) is the newest committed step of run \(ref.run): it stays until a newer one is committed")
+        }
+        try steps.remove(ref.run, step.folder)
+    }
+
+    func retain(_ run: RunKey, keep: Int?, keepPeriod: Int?, protectedSaves: [SaveID], protectedSequences: [CommitSequence]) throws -> [CommitSequence] {
+        let summaries = try list(run)
+        let saves = Set(protectedSaves)
+        var protected = Set(protectedSequences)
+        for step in summaries where saves.contains(step.save) { protected.insert(step.sequence) }
+        if !isBeside { protected.formUnion(try namedByRestores(run)) }
+        let removed = Retention.decide(steps: summaries, keep: keep, keepPeriod: keepPeriod, protected: protected)
+        for sequence in removed {
+            guard let step = summaries.first(where: { $0.sequence == sequence }) else { continue }
+            if isBeside {
+                try beside.remove(run, step.save)
+            } else {
+                try steps.remove(run, "\(Names.runFolder(run))/\(Names.stepFolder(step: step.step, sequence: sequence))")
+            }
+        }
+        if isBeside { try dropEnded(run, keep: keep, newest: summaries.max { $0.sequence < $1.sequence }, protected: saves) } else { try sweepGone(run) }
+        if !removed.isEmpty { reading.forget(run) }
+        return removed
+    }
+
+    /// What the newest attempt's ranks agreed to restore may be loaded at this moment.
+    private func namedByRestores(_ run: RunKey) throws -> Set<CommitSequence> {
+        let attempts = "\(Names.runFolder(run))/\(Names.attempts)"
+        guard let newest = try folders.names(folders.first, attempts).compactMap({ Names.attemptFolderNumber($0.name) }).max() else { return [] }
+        let folder = "\(Names.runFolder(run))/\(Names.attemptFolder(newest))"
+        var named: Set<CommitSequence> = []
+        for entry in try folders.names(folders.first, folder) where Names.restoreNumber(entry.name) != nil {
+            if let sequence = try folders.readIfPresent(RestoreChoice.self, folders.first, "\(folder)/\(entry.name)")?.value.sequence { named.insert(sequence) }
+        }
+        return named
+    }
+
+    /// Void saves, and leftovers of committed ones, are renamed away; what was renamed long ago is deleted.
+    private func sweepGone(_ run: RunKey) throws {
+        let folder = Names.runFolder(run)
+        for entry in try folders.names(folders.first, folder) where entry.isFolder {
+            if let save = Names.saving(entry.name), try decisions.standing(run, save) != nil {
+                try steps.remove(run, "\(folder)/\(entry.name)")
+            } else if let seconds = Names.goneSeconds(entry.name), Clock.utcSeconds() - seconds > TierLimits.goneSeconds {
+                try Files.removeTree(folders.first.folder, "\(folder)/\(entry.name)")
+            }
+        }
+    }
+
+    /// Local saves that main no longer works on and that no commit will come for: void ones, and such as ended at `local` or
+    /// failed. They go when older than the newest committed step here, and beyond `keep` of them.
+    private func dropEnded(_ run: RunKey, keep: Int?, newest: StepSummary?, protected: Set<SaveID>) throws {
+        guard let keep, hasScanned.withLock({ $0 }) else { return }
+        let decided = try beside.decisions(run)
+        var ended: [(save: SaveID, savedAt: String)] = []
+        for (save, parts) in try beside.parts(run) where !protected.contains(save) {
+            if let record = decided[save] {
+                if case .void = record.decision { try beside.remove(run, save) }
+                continue
+            }
+            guard let part = parts.first, let manifest = try? folders.read(Manifest.self, part.root, "\(Names.runFolder(run))/\(part.manifest)").value else { continue }
+            ended.append((save, manifest.savedAt))
+        }
+        ended.sort { ($0.save.attempt, $0.savedAt, $0.save) > ($1.save.attempt, $1.savedAt, $1.save) }
+        for (place, entry) in ended.enumerated() {
+            let isOld = newest.map { (entry.save.attempt, entry.savedAt) < ($0.save.attempt, $0.savedAt) } ?? false
+            if isOld || place >= max(1, keep) { try beside.remove(run, entry.save) }
+        }
+    }
+}

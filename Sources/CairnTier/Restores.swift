@@ -1,0 +1,95 @@
+// How the ranks of an attempt agree on one step, across daemons: records below `attempts/000017/`, each published by `link`.
+import CairnIO
+import CairnMessages
+import CairnModel
+import CairnStore
+
+final class Restores: Sendable {
+    private let folders: TierFolders
+    private let steps: StepFolders
+    private let decisions: Decisions
+
+    init(_ folders: TierFolders, steps: StepFolders, decisions: Decisions) {
+        self.folders = folders
+        self.steps = steps
+        self.decisions = decisions
+    }
+
+    private func folder(_ run: RunKey, _ attempt: Int) -> String { "\(Names.runFolder(run))/\(Names.attemptFolder(attempt))" }
+
+    private func lastName(_ path: String) -> String { path.split(separator: "/").last.map(String.init) ?? path }
+
+    func readChoice(_ run: RunKey, attempt: Int, restore: Int) throws -> RestoreChoice? {
+        let path = "\(Names.runFolder(run))/\(Names.restoreChoice(attempt: attempt, restore: restore))"
+        return try folders.readIfPresent(RestoreChoice.self, folders.first, path)?.value
+    }
+
+    func choose(_ run: RunKey, attempt: Int, restore: Int, step: Int?, candidate: Candidate?) throws -> RestoreChoice {
+        if let choice = try readChoice(run, attempt: attempt, restore: restore) { return choice }
+        // Older than all that this attempt has tried: what could not be restored once is not tried again.
+        var bound: CommitSequence?
+        for entry in try folders.names(folders.first, folder(run, attempt)) {
+            guard let number = Names.restoreNumber(entry.name), number < restore,
+                  let sequence = try readChoice(run, attempt: attempt, restore: number)?.sequence else { continue }
+            bound = min(bound ?? sequence, sequence)
+        }
+        try decisions.completeAll(run)
+        let best = try steps.summaries(run).filter { summary in
+            if let bound, summary.sequence >= bound { return false }
+            return step.map { $0 == summary.step } ?? !summary.superseded
+        }.max { $0.sequence < $1.sequence }
+        var choice = RestoreChoice(attempt: attempt, restore: restore, step: best?.step, sequence: best?.sequence, save: best?.save,
+                                   level: best == nil ? nil : .committed)
+        if let candidate, best.map({ $0.sequence < candidate.sequence }) ?? true, bound.map({ candidate.sequence < $0 }) ?? true,
+           step.map({ $0 == candidate.step }) ?? true {
+            choice = RestoreChoice(attempt: attempt, restore: restore, step: candidate.step, sequence: candidate.sequence, save: candidate.save, level: candidate.level)
+        }
+        try folders.makeFolders(folders.first, folder(run, attempt))
+        let name = lastName(Names.restoreChoice(attempt: attempt, restore: restore))
+        switch try folders.publish(folders.first, folder(run, attempt), name, Record.encode(choice)) {
+        case .linked: return choice
+        case .stood(let bytes):
+            do { return try Record.decode(RestoreChoice.self, from: bytes) } catch {
+                throw TierFailure.corrupt(folders.first.absolute("\(folder(run, attempt))/\(name)"), error)
+            }
+        }
+    }
+
+    func settled(_ run: RunKey, attempt: Int, restore: Int, ranks: [Int], ok: Bool, reason: String?) throws {
+        try folders.makeFolders(folders.first, folder(run, attempt))
+        let record = SettleRecord(node: folders.node, attempt: attempt, restore: restore, ranks: ranks, ok: ok, reason: reason)
+        // What this node said first stands.
+        _ = try folders.publish(folders.first, folder(run, attempt), lastName(Names.settled(attempt: attempt, restore: restore, node: folders.node)), Record.encode(record))
+    }
+
+    func verdict(_ run: RunKey, attempt: Int, restore: Int, worldSize: Int, publish: Bool, force: Bool) throws -> SettleVerdict? {
+        let name = lastName(Names.settle(attempt: attempt, restore: restore)), folder = folder(run, attempt)
+        if let standing = try folders.readIfPresent(SettleVerdict.self, folders.first, "\(folder)/\(name)") { return standing.value }
+        guard publish else { return nil }
+        var ranks: Set<Int> = [], refusal: String?, refused = false
+        for entry in try folders.names(folders.first, folder) {
+            guard let (number, _) = Names.settled(entry.name), number == restore,
+                  let record = try folders.readIfPresent(SettleRecord.self, folders.first, "\(folder)/\(entry.name)")?.value else { continue }
+            if record.ok { ranks.formUnion(record.ranks) } else {
+                refused = true
+                refusal = refusal ?? record.reason
+            }
+        }
+        let missing = (0..<worldSize).filter { !ranks.contains($0) }
+        let verdict: SettleVerdict
+        if refused {
+            verdict = SettleVerdict(attempt: attempt, restore: restore, ok: false, reason: refusal ?? "a rank could not restore")
+        } else if missing.isEmpty {
+            verdict = SettleVerdict(attempt: attempt, restore: restore, ok: true, reason: nil)
+        } else if force {
+            verdict = SettleVerdict(attempt: attempt, restore: restore, ok: false, reason: "ranks \(missing.prefix(20)) did not settle in time")
+        } else {
+            return nil
+        }
+        switch try folders.publish(folders.first, folder, name, Record.encode(verdict)) {
+        case .linked: return verdict
+        case .stood(let bytes):
+            do { return try Record.decode(SettleVerdict.self, from: bytes) } catch { throw TierFailure.corrupt(folders.first.absolute("\(folder)/\(name)"), error) }
+        }
+    }
+}

@@ -1,0 +1,73 @@
+// One step as it is read: its index by name, and each rank's file with its checksums, opened when first needed.
+// The chain of proof: the commit names a manifest by digest, the manifest the `.crc` file, that one every block.
+import CairnIO
+import CairnMessages
+import CairnModel
+import CairnStore
+import Synchronization
+
+/// A published file opened for reading.
+struct RankFile: Sendable {
+    let rank: Int
+    let descriptor: Descriptor
+    let path: String
+    let bytes: Int
+    let crcs: [UInt32]
+    let direct: Bool
+
+    /// Where a rank's file and its records are, and what they must prove to be.
+    struct Place: Sendable {
+        let root: TierRoot
+        let data: String, checksums: String, manifest: String
+        /// The manifest's digest in the commit; nil where no commit is needed.
+        let digest: String?
+    }
+
+    init(rank: Int, _ place: Place, folders: TierFolders) throws {
+        let root = place.root
+        let (manifest, record) = try folders.read(Manifest.self, root, place.manifest)
+        guard place.digest == nil || Record.digest(record) == place.digest, manifest.rank == rank else {
+            throw TierFailure(kind: .corrupt, text: "'\(root.absolute(place.manifest))' is not the manifest that the commit names", path: root.absolute(place.manifest))
+        }
+        let checksums = try Files.readAll(root.folder, place.checksums, limit: BlockChecksums.fileBytes(blocks: manifest.blockCount))
+        guard manifest.matches(checksumFile: checksums) else {
+            throw TierFailure(kind: .corrupt, text: "'\(root.absolute(place.checksums))' is not the checksum file that the manifest names", path: root.absolute(place.checksums))
+        }
+        do { crcs = try BlockChecksums.decode(checksums, fileBytes: manifest.fileBytes) } catch { throw TierFailure.corrupt(root.absolute(place.checksums), error) }
+        descriptor = try Files.open(root.folder, place.data, flags: root.direct ? [.read, .direct] : .read)
+        path = root.absolute(place.data)
+        let size = try Files.stat(descriptor).bytes
+        guard size == manifest.fileBytes else {
+            throw TierFailure(kind: .corrupt, text: "'\(path)' has \(size) bytes, not \(manifest.fileBytes)", path: path, block: min(size, manifest.fileBytes) / Sizes.blockBytes)
+        }
+        self.rank = rank
+        bytes = manifest.fileBytes
+        direct = root.direct
+    }
+
+    func bytes(ofBlock block: Int) -> Int { min(Sizes.blockBytes, bytes - block * Sizes.blockBytes) }
+}
+
+final class StepFiles: Sendable {
+    let catalog: StepCatalog
+    let places: [Int: RankFile.Place]
+    private let folders: TierFolders
+    private let opened = Mutex<[Int: RankFile]>([:])
+
+    init(_ index: StepIndex, places: [Int: RankFile.Place], folders: TierFolders) {
+        catalog = StepCatalog(index)
+        self.places = places
+        self.folders = folders
+    }
+
+    func file(_ rank: Int) throws -> RankFile {
+        if let file = opened.withLock({ $0[rank] }) { return file }
+        guard let place = places[rank] else { throw TierFailure(kind: .notHere, text: "rank \(rank)'s file is not on this tier") }
+        let file: RankFile
+        do { file = try RankFile(rank: rank, place, folders: folders) } catch let failure as IOFailure where failure.isMissing {
+            throw TierFailure(kind: .notHere, text: "\(failure)", path: place.root.absolute(place.data))
+        }
+        opened.withLock { $0[rank] = file }
+        return file
+    }
+}

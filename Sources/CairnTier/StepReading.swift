@@ -1,0 +1,135 @@
+// From a reference to a step's index and files, on both forms of a tier; the last few are kept.
+import CairnIO
+import CairnMessages
+import CairnModel
+import CairnStore
+import Synchronization
+
+final class StepReading: Sendable {
+    private struct Kept: Sendable {
+        let run: RunKey, sequence: CommitSequence, save: SaveID
+        let undecided: Bool
+        let files: StepFiles
+    }
+
+    private let folders: TierFolders
+    private let steps: StepFolders
+    private let beside: BesideFiles
+    private let kept = Mutex<[Kept]>([])
+    private let openFiles = Mutex<[(key: RankSaveKey, file: RankFile)]>([])
+
+    init(_ folders: TierFolders, steps: StepFolders, beside: BesideFiles) {
+        self.folders = folders
+        self.steps = steps
+        self.beside = beside
+    }
+
+    func files(_ ref: StepRef, undecided: Bool) throws -> StepFiles {
+        let known = kept.withLock { kept -> StepFiles? in
+            guard let at = kept.firstIndex(where: { $0.run == ref.run && $0.sequence == ref.sequence && $0.undecided == undecided && (ref.save == nil || $0.save == ref.save) }) else { return nil }
+            let entry = kept.remove(at: at)
+            kept.append(entry)
+            return entry.files
+        }
+        if let known { return known }
+        let files = folders.start.form == .committing ? try committed(ref) : try besideGlobal(ref, undecided: undecided)
+        kept.withLock { kept in
+            kept.append(Kept(run: ref.run, sequence: ref.sequence, save: files.catalog.index.save, undecided: undecided, files: files))
+            if kept.count > TierLimits.cachedSteps { kept.removeFirst() }
+        }
+        return files
+    }
+
+    /// After something of a run was removed.
+    func forget(_ run: RunKey) {
+        kept.withLock { $0.removeAll { $0.run == run } }
+        openFiles.withLock { $0.removeAll { $0.key.run == run } }
+    }
+
+    private func committed(_ ref: StepRef) throws -> StepFiles {
+        let step = try steps.find(ref), commit = step.commit, root = folders.first
+        let path = "\(step.folder)/\(commit.layoutFile)"
+        let bytes = try Files.readAll(root.folder, path, limit: StoreLimits.layoutFileBytes)
+        let tables: [RankTable]
+        do {
+            let layout = try LayoutFile.decode(bytes)
+            guard Names.layout(digest: Record.nameDigest(bytes)) == commit.layoutFile, layout.worldSize == commit.worldSize,
+                  layout.tables.map(\.rank) == commit.participants else { throw RecordError.inconsistent(reason: "it is not the layout that the commit names") }
+            tables = layout.tables
+        } catch { throw TierFailure.corrupt(root.absolute(path), error) }
+        var places: [Int: RankFile.Place] = [:]
+        for manifest in commit.manifests {
+            places[manifest.rank] = RankFile.Place(root: root, data: "\(step.folder)/\(Names.data(rank: manifest.rank))",
+                                                   checksums: "\(step.folder)/\(Names.checksums(rank: manifest.rank))",
+                                                   manifest: "\(step.folder)/\(manifest.name)", digest: manifest.digest)
+        }
+        let index = StepIndex(step: commit.step, sequence: commit.sequence, save: commit.save, worldSize: commit.worldSize, metadata: commit.metadata, ranks: tables)
+        return StepFiles(index, places: places, folders: folders)
+    }
+
+    /// Only the ranks that are here, each by its own header.
+    private func besideGlobal(_ ref: StepRef, undecided: Bool) throws -> StepFiles {
+        let save = try beside.save(of: ref)
+        let commit = try beside.commit(ref.run, save)
+        guard undecided || commit != nil else { throw TierFailure(kind: .notHere, text: "save \(save) is not known to be committed") }
+        guard let parts = try beside.parts(ref.run)[save] else { throw TierFailure(kind: .notHere, text: "save \(save) is not on this tier") }
+        var places: [Int: RankFile.Place] = [:], tables: [RankTable] = [], metadata: [String: String] = commit?.metadata ?? [:], worldSize = commit?.worldSize ?? 0
+        for part in parts.sorted(by: { $0.rank < $1.rank }) {
+            let expected = commit?.manifests.first { $0.rank == part.rank }
+            if commit != nil && expected == nil { continue }
+            let place = beside.place(ref.run, save, part, digest: expected?.digest)
+            let (manifest, _) = try folders.read(Manifest.self, part.root, place.manifest)
+            guard manifest.runKey == ref.run, manifest.save == save, manifest.rank == part.rank, worldSize == 0 || manifest.worldSize == worldSize else {
+                throw TierFailure(kind: .corrupt, text: "'\(part.root.absolute(place.manifest))' is of another save", path: part.root.absolute(place.manifest))
+            }
+            worldSize = manifest.worldSize
+            if commit == nil, let own = manifest.metadata { metadata = own }
+            let header = try CommitCheck.header(part.root, place.data, fileBytes: manifest.fileBytes)
+            guard header.save == save, header.rank == part.rank, header.layoutDigest == manifest.layoutDigest else {
+                throw TierFailure(kind: .corrupt, text: "'\(part.root.absolute(place.data))' and its manifest contradict each other", path: part.root.absolute(place.data))
+            }
+            places[part.rank] = place
+            tables.append(header.table)
+        }
+        // Nobody has checked an undecided save as a commit does.
+        if commit == nil, tables.count == worldSize { try Tiling.check(tables: tables) }
+        let index = StepIndex(step: save.step, sequence: commit?.sequence ?? ref.sequence, save: save, worldSize: worldSize, metadata: metadata, ranks: tables)
+        return StepFiles(index, places: places, folders: folders)
+    }
+
+    // MARK: one rank's file, for reading back
+
+    func file(_ key: RankSaveKey) throws -> RankFile {
+        if let file = openFiles.withLock({ $0.first { $0.key == key }?.file }) { return file }
+        let file = try RankFile(rank: key.rank, place(key), folders: folders)
+        openFiles.withLock { files in
+            files.append((key, file))
+            if files.count > TierLimits.cachedFiles { files.removeFirst() }
+        }
+        return file
+    }
+
+    private func place(_ key: RankSaveKey) throws -> RankFile.Place {
+        if folders.start.form == .beside { return beside.place(key.run, key.save, try beside.part(key), digest: nil) }
+        let run = Names.runFolder(key.run)
+        var folder = "\(run)/\(Names.savingFolder(key.save))"
+        if let step = try steps.steps(key.run).first(where: { $0.commit.save == key.save }) { folder = step.folder }
+        for entry in try folders.names(folders.first, folder) {
+            guard case .manifest(key.rank, _)? = Names.rankFile(entry.name) else { continue }
+            return RankFile.Place(root: folders.first, data: "\(folder)/\(Names.data(rank: key.rank))", checksums: "\(folder)/\(Names.checksums(rank: key.rank))",
+                                  manifest: "\(folder)/\(entry.name)", digest: nil)
+        }
+        throw TierFailure(kind: .notHere, text: "\(key) is not on this tier")
+    }
+
+    /// The manifest's name without a save id, its record, and the `.crc` file.
+    func sidecars(_ key: RankSaveKey) throws -> (name: String, manifest: [UInt8], checksums: [UInt8]) {
+        let place = try place(key)
+        let (manifest, record) = try folders.read(Manifest.self, place.root, place.manifest)
+        let checksums = try Files.readAll(place.root.folder, place.checksums, limit: BlockChecksums.fileBytes(blocks: manifest.blockCount))
+        guard manifest.matches(checksumFile: checksums), manifest.rank == key.rank, manifest.save == key.save else {
+            throw TierFailure(kind: .corrupt, text: "'\(place.root.absolute(place.manifest))' and its checksum file contradict each other", path: place.root.absolute(place.manifest))
+        }
+        return (Names.manifest(rank: key.rank, digest: Record.nameDigest(record)), record, checksums)
+    }
+}

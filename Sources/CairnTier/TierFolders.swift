@@ -1,0 +1,136 @@
+// A tier's opened folders, and how anything is published below them.
+//   <tier>/<uid>/<run>/…   names: CairnStore's Names
+// (1) A record is written under a temporary name of this worker, synced, then linked to its name: `link` fails if that is
+//     taken, and what stands there is read back. After any unclear error the name is looked at, never assumed.
+// (2) The folder is synced before a name in it is reported, also when somebody else made it.
+import CairnIO
+import CairnMessages
+import CairnModel
+import CairnStore
+import Synchronization
+
+struct TierRoot: Sendable {
+    let path: String
+    let folder: Descriptor
+    /// Data files are opened with O_DIRECT.
+    let direct: Bool
+
+    func absolute(_ path: String) -> String { "\(self.path)/\(path)" }
+}
+
+final class TierFolders: Sendable {
+    enum Published: Equatable {
+        case linked
+        /// The name was taken by this.
+        case stood([UInt8])
+    }
+
+    let start: TierStart
+    let roots: [TierRoot]
+    let node: String
+    /// Part of every temporary name.
+    let maker: String
+    private let gid: UInt32?
+    private let folderMode: UInt32
+    private let numbers = Mutex(0)
+
+    init(_ start: TierStart, roots: [TierRoot]) throws {
+        precondition(!roots.isEmpty, "a tier has a folder")
+        self.start = start
+        self.roots = roots
+        node = Names.node(start.node)
+        maker = "\(node).\(start.instance)"
+        if let group = start.group {
+            guard let found = ProcessFacts.gid(ofGroup: group) else {
+                throw TierFailure(kind: .invalid, text: "files.group is '\(group)', which this system does not know")
+            }
+            gid = found
+        } else {
+            gid = nil
+        }
+        // Who may read files may enter their folders.
+        folderMode = start.form == .beside ? 0o700 : 0o700 | (start.fileMode & 0o044) | (start.fileMode & 0o044) >> 2
+    }
+
+    /// Where records are: attempts and decisions, and all of a committing tier.
+    var first: TierRoot { roots[0] }
+
+    func makeFolders(_ root: TierRoot, _ path: String) throws {
+        if (try? Files.openFolder(root.folder, path)) != nil { return }
+        var made = ""
+        for name in path.split(separator: "/") {
+            let parent = made
+            made = made.isEmpty ? String(name) : "\(made)/\(name)"
+            guard try Files.makeFolder(root.folder, made, mode: folderMode) else { continue }
+            try setOwner(try Files.openFolder(root.folder, made), mode: folderMode)
+            try Files.syncFolder(root.folder, parent)
+        }
+    }
+
+    /// Mode and group of a new file or folder, whatever the umask.
+    func setOwner(_ descriptor: Descriptor, mode: UInt32) throws {
+        try Files.setPermissions(descriptor, mode: mode)
+        if let gid { try Files.setGroup(descriptor, gid: gid) }
+    }
+
+    func temporary(for name: String) -> String {
+        let number = numbers.withLock { number in
+            number += 1
+            return number
+        }
+        return Names.temporary(for: name, maker: maker, number: number)
+    }
+
+    func publish(_ root: TierRoot, _ folder: String, _ name: String, _ bytes: [UInt8], limit: Int = StoreLimits.recordBytes) throws -> Published {
+        let temporary = "\(folder)/\(temporary(for: name))", path = "\(folder)/\(name)"
+        try Files.writeNew(root.folder, temporary, bytes, mode: start.fileMode)
+        defer { try? Files.unlink(root.folder, temporary) }
+        try setOwner(try Files.open(root.folder, temporary, flags: .read), mode: start.fileMode)
+        return try link(root, folder, temporary: temporary, path: path) { try Files.readAll(root.folder, path, limit: limit) } equals: { $0 == bytes }
+    }
+
+    /// Links, and reads back whatever the answer was: a reply that got lost may have done its work.
+    private func link(_ root: TierRoot, _ folder: String, temporary: String, path: String, standing: () throws -> [UInt8],
+                      equals: ([UInt8]) -> Bool) throws -> Published {
+        var failure: IOFailure?
+        do { try Files.link(root.folder, from: temporary, to: path) } catch { failure = error }
+        if let failure {
+            if !failure.exists, try Files.statIfPresent(root.folder, path) == nil { throw failure }
+            let bytes = try standing()
+            try Files.syncFolder(root.folder, folder)
+            return equals(bytes) ? .linked : .stood(bytes)
+        }
+        try Files.syncFolder(root.folder, folder)
+        return .linked
+    }
+
+    /// A record that must be this one, whoever wrote it.
+    func publishExactly(_ root: TierRoot, _ folder: String, _ name: String, _ bytes: [UInt8], limit: Int = StoreLimits.recordBytes) throws {
+        guard try publish(root, folder, name, bytes, limit: limit) == .linked else {
+            throw TierFailure(kind: .corrupt, text: "'\(root.absolute(folder))/\(name)' stands there with other bytes", path: "\(root.absolute(folder))/\(name)")
+        }
+    }
+
+    func read<Value: RecordValue>(_ type: Value.Type, _ root: TierRoot, _ path: String) throws -> (value: Value, bytes: [UInt8]) {
+        let bytes = try Files.readAll(root.folder, path, limit: StoreLimits.recordBytes)
+        do { return (try Record.decode(type, from: bytes), bytes) } catch { throw TierFailure.corrupt(root.absolute(path), error) }
+    }
+
+    func readIfPresent<Value: RecordValue>(_ type: Value.Type, _ root: TierRoot, _ path: String) throws -> (value: Value, bytes: [UInt8])? {
+        do { return try read(type, root, path) } catch let failure as IOFailure where failure.isMissing { return nil }
+    }
+
+    /// A folder's names; none if it is not there.
+    func names(_ root: TierRoot, _ path: String) throws -> [DirectoryEntry] {
+        do { return try Files.list(root.folder, path) } catch {
+            if error.isMissing { return [] }
+            throw error
+        }
+    }
+
+    func unlinkIfPresent(_ root: TierRoot, _ path: String) throws {
+        do { try Files.unlink(root.folder, path) } catch {
+            if !error.isMissing { throw error }
+        }
+    }
+}

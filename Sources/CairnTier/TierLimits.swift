@@ -1,0 +1,38 @@
+// Every limit of a tier worker, each with its reason.
+enum TierLimits {
+    /// Threads that create, sync and publish files: each mostly waits for one fsync.
+    static let fileThreads = 4
+    /// Threads for records, lists, decisions and housekeeping.
+    static let recordThreads = 4
+    /// Threads that read chunks back for the other tier: one per slot that main assigns.
+    static let readBackThreads = 4
+    /// Loads at once; further ones wait. Each checks CRCs at memory speed, the read buffer is the bound.
+    static let loadThreads = 2
+    static let verifyThreads = 1
+    /// Requests that wait for a thread; beyond it the worker stops reading and main's queue bounds the rest.
+    static let queuedTasks = 65_536
+    /// Operations that wait for the data engine; the engine of the main process sends far fewer.
+    static let queuedOperations = 4096
+    /// A load waits so long for a slot that the stager empties; then it fails.
+    static let slotWaitMilliseconds = 120_000
+    /// After `stop` or when main is gone: what is running may finish for so long.
+    static let stopMilliseconds = 2_000
+    /// A renamed-away folder is deleted after this long: somebody may still be reading in it.
+    static let goneSeconds = 600
+    /// Temporaries of records are short-lived; one that is older is a dead worker's.
+    static let temporarySeconds = 600
+    /// Blocks that nobody asked for are read along if the gap is not longer: cheaper than one more read.
+    static let readGapBlocks = 2
+    /// Steps whose index and open files are kept.
+    static let cachedSteps = 4
+    /// Published files kept open for reading back.
+    static let cachedFiles = 64
+    /// Slots of a verify's own buffer: so many reads in flight.
+    static let verifySlots = 4
+    /// A verify tells its progress after so many bytes.
+    static let progressBytes = 64 << 20
+    /// Shared objects are compared in pieces of this size.
+    static let pieceBytes = 1 << 20
+    /// Names tried when several daemons number an attempt at once.
+    static let attemptTries = 1000
+}
