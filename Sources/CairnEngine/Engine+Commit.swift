@@ -102,7 +102,8 @@ extension Engine {
 
     /// Retention after each commit, by the daemon of the newest attempt's rank 0; a local tier beside keeps its own count.
     func retain(_ key: RunKey, everywhere: Bool) {
-        guard let run = runs[key] else { return }
+        // After a restart nothing is removed before it is known again what the attempt's restores name.
+        guard let run = runs[key], !run.attempts.isEmpty, run.attempts.values.allSatisfy(\.resumed) else { return }
         let protected = run.unfinished.sorted()
         var sequences = run.attempts.values.compactMap(\.parent)
         for attempt in run.attempts.values {

@@ -161,7 +161,7 @@ extension Engine {
 
     /// An operation on a file failed: the file is void.
     func fileFailed(_ rankSave: RankSave, _ tier: Tier, _ failure: TierFailure) {
-        guard rankSave.failure == nil, let file = rankSave.files[tier], file.phase != .failed, file.retryAt == nil else { return }
+        guard rankSave.failure == nil, let file = rankSave.files[tier], file.phase != .failed, file.phase != .published, file.retryAt == nil else { return }
         abandon(file)
         file.failure = failure.text
         guard !isEnded(rankSave) else { file.phase = .failed; return }
@@ -286,6 +286,8 @@ extension Engine {
 
     func isCache(_ rankSave: RankSave, _ chunk: Int) -> Bool {
         if rankSave.files.values.contains(where: { $0.phase != .failed && $0.retryAt == nil && $0.chunks[chunk] == .synced }) { return true }
+        // It will not be flushed any more: the decision file only has the last word.
+        if saves[rankSave.saveKey]?.voidReason != nil { return rankSave.isStaged }
         // A save that asked for memory only is cache once a newer one of the same rank is staged, or another attempt began.
         guard targets(rankSave.upto).isEmpty, rankSave.isStaged else { return false }
         return rankSaves.values.contains {

@@ -38,12 +38,11 @@ extension Engine {
         let left = leftovers(attempt)
         let waited = now - restore.startedAt
         if !left.isEmpty, waited < ms(limits.leftoverMs) { return }
-        if attempt.sessions[0] != nil {
-            for save in left { void(save, "its attempt ended before all ranks were durable") }
-            if let run = runs[key.run] {
-                for (save, worldSize) in run.orphans.sorted(by: { $0.key < $1.key }) where save.attempt < (attempt.number ?? 0) {
-                    voidOrphan(key.run, save, worldSize: worldSize)
-                }
+        // Each daemon voids what it knows of: rank 0's daemon may never have heard of a save that rank 0 missed.
+        for save in left { void(save, "its attempt ended before all ranks were durable") }
+        if let run = runs[key.run] {
+            for (save, worldSize) in run.orphans.sorted(by: { $0.key < $1.key }) where save.attempt < (attempt.number ?? 0) {
+                voidOrphan(key.run, save, worldSize: worldSize)
             }
         }
         // The decisions have the last word on what is newest; a tier that cannot say is waited for no longer than once more.

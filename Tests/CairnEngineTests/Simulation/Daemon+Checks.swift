@@ -46,7 +46,7 @@ extension Daemon {
     /// I1, I5: a slot is given to another chunk only when the former chunk is not needed any more.
     func checkEviction(of slot: Int) {
         guard let (handle, chunk) = pool.assigned[slot], let record = records[handle], record.staged.contains(chunk), record.level != .failed else { return }
-        if isSynced(record.key, chunk) || record.level == .committed || record.toldVoid(world.disk) { return }
+        if isSynced(record.key, chunk) || world.disk.decisions[record.key.save] != nil || isGivenUp(record.key.save) { return }
         if record.finalLevel == .staged, record.level == .staged {
             // Memory only: kept until a newer save of this rank is staged.
             let newer = records.values.contains {
@@ -56,6 +56,9 @@ extension Daemon {
         }
         world.fail("I1: slot \(slot) is given out while it holds the only copy of \(record.key) chunk \(chunk), told \(record.level)")
     }
+
+    /// Nobody needs the chunks of a save that is to be void: only the decision file can still say otherwise.
+    private func isGivenUp(_ save: SaveID) -> Bool { engine.saveReports(run: world.settings.run).contains { $0.save == save && $0.reason != nil } }
 
     private func isSynced(_ key: RankSaveKey, _ chunk: Int) -> Bool {
         if localDisk.files[key] != nil || world.disk.files[key] != nil { return true }
@@ -73,8 +76,4 @@ extension Daemon {
             if !sequences.contains(chosen) { world.fail("I3: retention on the \(tier) tier does not protect \(chosen), which a restore names") }
         }
     }
-}
-
-extension SaveRecord {
-    func toldVoid(_ disk: CommittingDisk) -> Bool { if case .void? = disk.decisions[key.save] { true } else { false } }
 }

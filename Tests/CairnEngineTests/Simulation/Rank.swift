@@ -144,7 +144,10 @@ final class Rank {
         let call = daemon.call(self) { [self] answer in
             guard case .saved = answer else {
                 if record.level == .accepted, !daemon.engine.knows(handle: handle) { daemon.forgetRefused(record) }
-                return answer.isNotOpen ? drop() : train()
+                fence = nil
+                guard answer.isNotOpen else { return train() }
+                drop()
+                return later(100) { $0.open() }
             }
             if waits, !record.eager.isSubset(of: record.staged), record.level != .failed { world.fail("I13: save \(key) was answered before its eager chunks were staged") }
         }
