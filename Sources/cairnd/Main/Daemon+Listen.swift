@@ -1,5 +1,4 @@
-// The two sockets: SOCKET for calls, SOCKET.memory for the stager. From systemd if it passed them, else made here. A lock
-// file beside the socket tells a second daemon from a stale socket.
+// The two sockets: SOCKET for calls, SOCKET.memory for the stager. From systemd if it passed them, else made here.
 import CairnConfiguration
 import CairnIO
 
@@ -8,7 +7,7 @@ struct StartFailure: Error, CustomStringConvertible {
 }
 
 extension Daemon {
-    static func listen(_ configuration: Configuration) throws -> (Descriptor, Descriptor, Descriptor?) {
+    static func listen(_ configuration: Configuration) throws -> (Descriptor, Descriptor) {
         let path = configuration.socket, memory = configuration.memorySocket
         let passed = SystemdNotify.listenDescriptors()
         if !passed.isEmpty {
@@ -19,17 +18,16 @@ extension Daemon {
                     + "make ListenStream= of cairnd.socket and `socket:` agree")
             }
             for socket in [control.descriptor, attach.descriptor] { try UnixSocket.setNonBlocking(socket, true) }
-            return (control.descriptor, attach.descriptor, nil)
+            return (control.descriptor, attach.descriptor)
         }
         let folder = path.split(separator: "/").dropLast().reduce("") { $0 + "/" + $1 }
         try makeFolders(folder)
-        let root = try Files.openRoot(folder.isEmpty ? "/" : folder)
-        let name = String(path.split(separator: "/").last ?? "cairn.sock")
-        let lock = try Files.open(root, name + ".lock", flags: [.read, .write, .create], mode: 0o600)
-        guard try Files.tryLock(lock) else {
+        do {
+            return (try UnixSocket.listen(path: path), try UnixSocket.listen(path: memory))
+        } catch {
+            guard error.isInUse else { throw error }
             throw StartFailure(description: "another cairnd serves '\(path)': stop it, or give this one another `socket:` (or --socket)")
         }
-        return (try UnixSocket.listen(path: path), try UnixSocket.listen(path: memory), lock)
     }
 
     /// The socket's folder, made where missing: the embedded default's is below the user's own state folder. The part that

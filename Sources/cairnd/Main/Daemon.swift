@@ -34,7 +34,6 @@ final class Daemon {
     let memoryListener: Descriptor
     private let listener: Descriptor
     private var listenWatch: Watch?
-    private var lock: Descriptor?
 
     var connections: [Int: Connection] = [:]
     private var nextConnection = 1
@@ -91,7 +90,7 @@ final class Daemon {
         let shape = poolShape
         poolSegments = try (0..<shape.segments).map { try SharedMemory.create(name: "cairn-pool-\($0)", bytes: shape.bytes(ofSegment: $0)) }
         operators = OperatorRule(configuration.operators)
-        (listener, memoryListener, lock) = try Daemon.listen(configuration)
+        (listener, memoryListener) = try Daemon.listen(configuration)
         stager = WorkerLink(role: "stager", loop: loop)
         for tier in tiers { tierLinks[tier] = WorkerLink(role: tier.rawValue, loop: loop) }
     }

@@ -115,8 +115,8 @@ final class WorkerLink {
         lastFailure = nil
         let wasUp = state == .up
         state = .down
-        if wasUp { onLost(reason) } else { onFailedStart(reason) }
         guard !stopping else { return }
+        if wasUp { onLost(reason) } else { onFailedStart(reason) }
         loop.timer(afterMilliseconds: backoff) { [weak self] in self?.start() }
         backoff = min(backoff * 2, DaemonLimits.restartLongestMilliseconds)
     }
