@@ -69,15 +69,24 @@ extension Engine {
                 continue   // it is read back once the local copy stands
             } else if rankSave.isStaged, file.tier == beside, finalLevel(rankSave.upto) == .committed {
                 // Evicted because the global tier has it: that tier alone carries this save.
+                send(&writes, to: file.tier)
                 abandon(file)
                 file.phase = .failed
                 break
             } else if rankSave.isStaged {
+                send(&writes, to: file.tier)
                 failRankSave(rankSave, "chunk \(chunk) left the pool and no tier holds it: \(file.failure ?? "the \(file.tier) tier's file was lost")")
                 return
             }
         }
-        if !writes.isEmpty { actions.append(.tier(file.tier, .write(writes))) }
+        send(&writes, to: file.tier)
+    }
+
+    /// Before the file is abandoned: a write that comes after that has no file.
+    func send(_ writes: inout [ChunkWrite], to tier: Tier) {
+        guard !writes.isEmpty else { return }
+        actions.append(.tier(tier, .write(writes)))
+        writes.removeAll()
     }
 
     func chunkWrite(_ rankSave: RankSave, _ file: FileState, _ chunk: Int, source: ChunkSource, slot: Int?, readBack: ReadBackSlot?) -> ChunkWrite {
@@ -291,7 +300,7 @@ extension Engine {
         // A save that asked for memory only is cache once a newer one of the same rank is staged, or another attempt began.
         guard targets(rankSave.upto).isEmpty, rankSave.isStaged else { return false }
         return rankSaves.values.contains {
-            $0.key.run == rankSave.key.run && $0.key.rank == rankSave.key.rank && $0.isStaged && $0.failure == nil
+            $0.key.run == rankSave.key.run && $0.key.rank == rankSave.key.rank && $0.isStaged && !$0.recovered && $0.failure == nil
                 && ($0.key.save.attempt, $0.handle) > (rankSave.key.save.attempt, rankSave.handle)
         }
     }

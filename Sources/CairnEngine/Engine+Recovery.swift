@@ -125,7 +125,8 @@ extension Engine {
             }
         }
         if tier == beside {
-            for part in found where part.decision == nil { recover(part) }
+            for part in found where part.decision == nil && runs[part.key.run]?.acceptedBeforeScan.contains(part.key) != true { recover(part) }
+            for run in runs.values { run.acceptedBeforeScan.removeAll() }
         } else {
             for part in found where part.decision == nil {
                 let key = SaveKey(run: part.key.run, save: part.key.save)
@@ -147,6 +148,7 @@ extension Engine {
         let file = FileState(tier: .local, file: nextID, fileTry: 0, chunkCount: rankSave.chunkCount)
         nextID += 1
         file.phase = .published
+        file.mayStand = true
         file.writtenCount = rankSave.chunkCount
         for chunk in file.chunks.indices { file.chunks[chunk] = .synced }
         rankSave.files[.local] = file

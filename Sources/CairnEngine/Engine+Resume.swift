@@ -7,8 +7,8 @@ import CairnModel
 extension Engine {
     func resume(_ attempt: Attempt) {
         guard attempt.number != nil, !attempt.resumed, !attempt.asking, isUp(committing) else { return }
-        // Manifests that no commit lists yet carry counts too: the scans find them.
-        guard tiers.allSatisfy({ tierStates[$0]?.scanned == true || !isUp($0) }) else { return }
+        // Manifests that no commit lists yet carry counts too: the scans find them. A tier that stays down is not waited for.
+        guard allScanned || now - attempt.openedAt > ms(limits.leftoverMs) else { return }
         attempt.asking = true
         let key = attempt.key, next = attempt.resumedRestores + 1
         ask(committing, .resumeChoice(key, next)) { .readChoice(id: $0, run: key.run, attempt: attempt.number ?? 0, restore: next) }
@@ -35,10 +35,14 @@ extension Engine {
         guard let run = runs[key.run], let attempt = run.attempts[key.tokenHash], let number = attempt.number else { return }
         let committed = steps.lazy.map(\.sequence).filter { $0.attempt == number }.map(\.count).max() ?? 0
         attempt.count = max(attempt.count, committed, run.foundCounts[number] ?? 0)
+        // What was not scanned may hold higher counts: sequences need not be without gaps, only without repeats.
+        if !allScanned { attempt.count += 1 << 20 }
         attempt.asking = false
         attempt.resumed = true
         finishOpens(attempt)
     }
+
+    var allScanned: Bool { tiers.allSatisfy { tierStates[$0]?.scanned == true } }
 
     func finishOpens(_ attempt: Attempt) {
         for token in attempt.sessions.values.sorted() { if let session = sessions[token] { finishOpen(session) } }

@@ -75,6 +75,7 @@ extension Engine {
         let run = run(key.run)
         run.ended.removeAll { $0 == key.save }
         run.unfinished.insert(key.save)
+        if let beside, tierStates[beside]?.scanned == false { run.acceptedBeforeScan.insert(rankSave.key) }
         if !targets(rankSave.upto).isEmpty { flushOrder.append(rankSave.handle) }
     }
 
@@ -164,8 +165,10 @@ extension Engine {
     /// This rank's part will never be whole: its manifest will not exist, so the save is void for all.
     func failRankSave(_ rankSave: RankSave, _ reason: String) {
         guard rankSave.failure == nil else { return }
-        if let save = saves[rankSave.saveKey], save.decision == nil, rankSave.files[committing]?.mayStand == true {
-            // Its manifest may stand, so it may yet be committed: the decision file says what is told (I11).
+        if let save = saves[rankSave.saveKey], save.decision == nil, finalLevel(rankSave.upto) == .committed,
+           rankSave.files.values.contains(where: \.mayStand) {
+            // Its manifest may stand, or a next start may find its file on the local tier, so it may yet be committed: the
+            // decision file says what is told (I11).
             return void(save, "rank \(rankSave.key.rank): \(reason)")
         }
         precondition(rankSave.level != .committed, "\(rankSave.key): failed after it was committed (I11)")
