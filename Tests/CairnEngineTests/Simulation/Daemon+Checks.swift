@@ -49,7 +49,7 @@ extension Daemon {
         if isSynced(record.key, chunk) || world.disk.decisions[record.key.save] != nil || isGivenUp(record.key.save) { return }
         if record.finalLevel == .staged, record.level == .staged {
             // Memory only: kept until a newer save of this rank is staged.
-            let newer = records.values.contains {
+            let newer = recordsByKey.values.contains {
                 $0.key.rank == record.key.rank && $0.level >= .staged && $0.level != .failed && ($0.key.save.attempt, $0.handle ?? 0) > (record.key.save.attempt, handle)
             }
             if newer { return }
@@ -72,7 +72,10 @@ extension Daemon {
             world.fail("I1: retention on the \(tier) tier does not protect \(record.key), told \(record.level)")
         }
         for rank in sessions.values where rank.alive {
-            guard let chosen = rank.restoring ?? rank.job.parent else { continue }
+            // A choice that was made while the committing tier was down stands in no file: a restart forgets it.
+            guard let chosen = rank.restoring ?? rank.job.parent, world.disk.choices.contains(where: {
+                $0.key.attempt == rank.job.number && $0.value?.sequence == chosen
+            }) else { continue }
             if !sequences.contains(chosen) { world.fail("I3: retention on the \(tier) tier does not protect \(chosen), which a restore names") }
         }
     }
