@@ -236,7 +236,7 @@ extension Engine {
             tierStates[tier]?.scanAt = now + ms(limits.pollLongestMs)
             log(.warning, "\(tier) tier: \(failure.text)")
         case .retain, .record: log(.warning, "\(tier) tier: \(failure.text)")
-        case .orphan: break
+        case .orphan(let run, let save): runs[run]?.orphansAsked.remove(save)
         }
     }
 

@@ -52,7 +52,7 @@ extension Engine {
         tierStates.values.contains { $0.scanAt != nil } || !resting.isEmpty || !waits.isEmpty || pool.quarantinedCount > 0
             || tierStates.values.contains { !$0.pending.isEmpty }
             || runs.values.contains { run in
-                !run.unfinished.isEmpty || run.attempts.values.contains { attempt in
+                !run.unfinished.isEmpty || (!run.orphans.isEmpty && !run.attempts.isEmpty) || run.attempts.values.contains { attempt in
                     attempt.sessions.values.contains { sessions[$0]?.openCall != nil } || attempt.restores.values.contains {
                         !$0.calls.isEmpty || !$0.settleCalls.isEmpty
                     }

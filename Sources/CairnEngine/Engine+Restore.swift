@@ -31,6 +31,19 @@ extension Engine {
             .filter { finalLevel($0.upto) == .committed }
     }
 
+    /// What can be finished is, within `leftoverMs` of the new attempt's opening; then each daemon voids what it knows of, for
+    /// rank 0's daemon may never have heard of a save that rank 0 missed.
+    func endLeftovers(_ attempt: Attempt) {
+        guard let run = runs[attempt.key.run], let number = attempt.number, number == run.newest, !attempt.sessions.isEmpty,
+              now - attempt.openedAt >= ms(limits.leftoverMs) else { return }
+        for save in leftovers(attempt) { void(save, "its attempt ended before all ranks were durable") }
+        for (save, worldSize) in run.orphans.sorted(by: { $0.key < $1.key })
+        where save.attempt < number && !run.orphansAsked.contains(save) && isUp(committing) {
+            run.orphansAsked.insert(save)
+            voidOrphan(attempt.key.run, save, worldSize: worldSize)
+        }
+    }
+
     func advance(_ attempt: Attempt, _ number: Int, _ restore: Restore) {
         guard case .waiting = restore.phase, now >= restore.pollAt else { return }
         let key = attempt.key
@@ -38,13 +51,6 @@ extension Engine {
         let left = leftovers(attempt)
         let waited = now - restore.startedAt
         if !left.isEmpty, waited < ms(limits.leftoverMs) { return }
-        // Each daemon voids what it knows of: rank 0's daemon may never have heard of a save that rank 0 missed.
-        for save in left { void(save, "its attempt ended before all ranks were durable") }
-        if let run = runs[key.run] {
-            for (save, worldSize) in run.orphans.sorted(by: { $0.key < $1.key }) where save.attempt < (attempt.number ?? 0) {
-                voidOrphan(key.run, save, worldSize: worldSize)
-            }
-        }
         // The decisions have the last word on what is newest; a tier that cannot say is waited for no longer than once more.
         if !left.isEmpty, isUp(committing), waited < ms(2 * limits.leftoverMs) { return }
         let asks = attempt.sessions[0] != nil || now - restore.startedAt > ms(limits.choiceStandInMs)
@@ -207,6 +213,7 @@ extension Engine {
     func tickRestore() {
         for run in runs.values.sorted(by: { $0.key < $1.key }) {
             for attempt in run.attempts.values.sorted(by: { $0.key.tokenHash < $1.key.tokenHash }) {
+                endLeftovers(attempt)
                 for (number, restore) in attempt.restores.sorted(by: { $0.key < $1.key }) {
                     advance(attempt, number, restore)
                     advanceSettle(attempt, number, restore)

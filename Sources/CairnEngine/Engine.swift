@@ -183,7 +183,9 @@ public final class Engine {
              (.look(let key), .decision(_, let outcome)):
             decided(key, outcome)
         case (.decide(let key), .missing(_, let ranks)), (.look(let key), .missing(_, let ranks)): undecided(key, missing: ranks)
-        case (.orphan(let run, let save), .decision): runs[run]?.orphans[save] = nil
+        case (.orphan(let run, let save), .decision):
+            runs[run]?.orphans[save] = nil
+            runs[run]?.orphansAsked.remove(save)
         case (.orphan, .missing): break
         case (.choose(let key, let restore), .choice(_, let chosen, let step, let sequence, let save, _)),
              (.readChoice(let key, let restore), .choice(_, let chosen, let step, let sequence, let save, _)):

@@ -160,6 +160,8 @@ final class Run {
     var ended: [SaveID] = []
     /// Undecided saves of earlier instances that a scan of the committing tier found without all manifests.
     var orphans: [SaveID: Int] = [:]
+    /// Those of them whose void is asked for.
+    var orphansAsked: Set<SaveID> = []
     /// Accepted before the local tier's scan was read, which may list what this life itself published.
     var acceptedBeforeScan: Set<RankSaveKey> = []
     /// Rank 0's highest count in manifests that scans found, by attempt.

@@ -52,7 +52,9 @@ extension Daemon {
             let newer = recordsByKey.values.contains {
                 $0.key.rank == record.key.rank && $0.level >= .staged && $0.level != .failed && ($0.key.save.attempt, $0.handle ?? 0) > (record.key.save.attempt, handle)
             }
-            if newer { return }
+            // Or until another rank's part has failed: the save is whole nowhere.
+            let lost = recordsByKey.values.contains { $0.key.save == record.key.save && $0.level == .failed }
+            if newer || lost { return }
         }
         world.fail("I1: slot \(slot) is given out while it holds the only copy of \(record.key) chunk \(chunk), told \(record.level)")
     }

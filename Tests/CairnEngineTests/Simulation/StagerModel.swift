@@ -10,6 +10,8 @@ final class StagerModel {
     private let pool: PoolModel
     private struct Copy { var handle: Int, chunk: Int, slot: Int }
     private var copies: [Int: Copy] = [:]
+    /// Cancelled, but still writing.
+    private var busyCopies: [Int: Copy] = [:]
     private var nextCopy = 1
     private var known: Set<Int> = [], cancelled: Set<Int> = []
 
@@ -80,7 +82,9 @@ final class StagerModel {
             if world.random.once(in: 2) {
                 busy.append(copy.slot)
                 let at = pipe.arrival(world.now + 1) + world.delay() * 20
+                busyCopies[id] = copy
                 world.at(at) { [self] in
+                    guard busyCopies.removeValue(forKey: id) != nil else { return }
                     pool.writers[copy.slot] -= 1
                     pool.contents[copy.slot] = .garbage
                     send(.slotFree(slot: copy.slot), delay: world.delay())
@@ -95,6 +99,8 @@ final class StagerModel {
     /// The process is gone, and with it every copy.
     func die() {
         for copy in copies.values { pool.writers[copy.slot] -= 1 }
+        for copy in busyCopies.values { pool.writers[copy.slot] -= 1 }
         copies.removeAll()
+        busyCopies.removeAll()
     }
 }
