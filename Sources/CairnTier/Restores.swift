@@ -26,13 +26,7 @@ final class Restores: Sendable {
 
     func choose(_ run: RunKey, attempt: Int, restore: Int, step: Int?, candidate: Candidate?) throws -> RestoreChoice {
         if let choice = try readChoice(run, attempt: attempt, restore: restore) { return choice }
-        // Older than all that this attempt has tried: what could not be restored once is not tried again.
-        var bound: CommitSequence?
-        for entry in try folders.names(folders.first, folder(run, attempt)) {
-            guard let number = Names.restoreNumber(entry.name), number < restore,
-                  let sequence = try readChoice(run, attempt: attempt, restore: number)?.sequence else { continue }
-            bound = min(bound ?? sequence, sequence)
-        }
+        let bound = try failedBefore(run, attempt, restore)
         try decisions.completeAll(run)
         let best = try steps.summaries(run).filter { summary in
             if let bound, summary.sequence >= bound { return false }
@@ -53,6 +47,28 @@ final class Restores: Sendable {
                 throw TierFailure.corrupt(folders.first.absolute("\(folder(run, attempt))/\(name)"), error)
             }
         }
+    }
+
+    /// The oldest choice of this attempt that failed since one succeeded: what could not be restored is not tried again, while a
+    /// restore after a good one begins at the newest.
+    private func failedBefore(_ run: RunKey, _ attempt: Int, _ restore: Int) throws -> CommitSequence? {
+        let folder = folder(run, attempt)
+        var numbers: [Int] = [], refused: Set<Int> = []
+        for entry in try folders.names(folders.first, folder) {
+            if let number = Names.restoreNumber(entry.name), number < restore { numbers.append(number) }
+            if let (number, _) = Names.settled(entry.name), let record = try folders.readIfPresent(SettleRecord.self, folders.first, "\(folder)/\(entry.name)")?.value, !record.ok {
+                refused.insert(number)
+            }
+        }
+        var bound: CommitSequence?
+        for number in numbers.sorted(by: >) {
+            let verdict = try folders.readIfPresent(SettleVerdict.self, folders.first, "\(folder)/\(lastName(Names.settle(attempt: attempt, restore: number)))")?.value
+            // Without a verdict one daemon served the whole world, and wrote down only what failed.
+            guard !(verdict?.ok ?? !refused.contains(number)) else { break }
+            guard let sequence = try readChoice(run, attempt: attempt, restore: number)?.sequence else { continue }
+            bound = min(bound ?? sequence, sequence)
+        }
+        return bound
     }
 
     func settled(_ run: RunKey, attempt: Int, restore: Int, ranks: [Int], ok: Bool, reason: String?) throws {

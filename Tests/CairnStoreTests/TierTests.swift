@@ -331,7 +331,10 @@ private func largeFile(_ id: SaveID, rank: Int = 0, worldSize: Int = 1) throws -
     _ = try first.ask { .settled(id: $0, run: testRun, attempt: 3, restore: 2, ranks: [0], ok: true, reason: nil) }
     _ = try second.ask { .settled(id: $0, run: testRun, attempt: 3, restore: 2, ranks: [1], ok: true, reason: nil) }
     #expect(try verdict(2) == true)
-    #expect(try choose(first, 3, step: 1400).step == nil, "nothing with that number is older than what was tried")
+    #expect(try choose(first, 3, step: 1300).step == 1300, "after a good restore all are there again")
+    // One daemon of the whole world writes down only that a restore failed.
+    _ = try first.ask { .settled(id: $0, run: testRun, attempt: 3, restore: 3, ranks: [0], ok: false, reason: "corrupt") }
+    #expect(try choose(first, 4, step: 1200).step == nil, "nothing with that number is older than what failed")
     // By number also a superseded step; a newer candidate that every rank holds comes first.
     #expect(try choose(first, 1, attempt: 4, step: 1400).step == 1400)
     let candidate = Candidate(step: 1260, sequence: CommitSequence(attempt: 2, count: 2), save: save(1260, attempt: 2), level: .staged)
