@@ -27,6 +27,7 @@ extension Engine {
         if let former = attempt.sessions[request.rank], let session = sessions[former] {
             guard session.pid == request.pid else { return reply(request.call, .failed(.rankTaken(pid: session.pid))) }
             endSession(former, reason: "the same process opened a new session")
+            actions.append(.endSession(former, reason: "the same process opened a new session", replaced: true))
             run.attempts[request.tokenHash] = attempt   // its last session may just have ended with it
         }
         attempt.sessions[request.rank] = request.session
@@ -93,7 +94,7 @@ extension Engine {
                 session.openCall = nil
             }
             endSession(token, reason: "attempt \(attempt.number ?? 0) was ended by attempt \(number)")
-            actions.append(.attemptEnded(token, by: number))
+            actions.append(.endSession(token, reason: "attempt \(number) of this run has begun", replaced: false))
         }
     }
 

@@ -183,7 +183,8 @@ extension Engine {
             return
         }
         if lost { return failRankSave(rankSave, "\(failure.text); chunks that were synced to this file have left the pool") }
-        let waits = failure.kind == .noSpace && tier == committing
+        // A full global tier is waited for as long as the local copy stands (until the commit's timeout).
+        let waits = failure.kind == .noSpace && tier == .global && rankSave.published(on: .local)
         if file.fileTry < limits.fileTries || waits {
             file.retryAt = now + ms(limits.retryMs * min(file.fileTry, 20))
             return log(.warning, "\(tier) tier: \(failure.text); written anew (try \(file.fileTry + 1))", rankSave.key)

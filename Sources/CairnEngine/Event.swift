@@ -98,7 +98,7 @@ public enum Action: Sendable {
     case tell(Notice)
     /// Nothing refers to this rank save's plan and CRCs any more.
     case forget(handle: Int)
-    /// This session belongs to an attempt that a newer one ended.
-    case attemptEnded(SessionToken, by: Int)
+    /// The engine ended this session: a newer attempt or a newer session of the same process took its place.
+    case endSession(SessionToken, reason: String, replaced: Bool)
     case log(Severity, String, run: RunKey?, save: SaveID?, rank: Int?)
 }

@@ -48,7 +48,7 @@ private func deleted(_ steps: [StepSummary], keep: Int?, period: Int? = nil, pro
 
 @Test func pinnedProtectedAndPeriodicStepsStay() {
     let steps = (1...10).map { step($0 * 100, 1, $0, pinned: $0 == 2) }
-    #expect(deleted(steps, keep: 3, period: 500, protected: [CommitSequence(attempt: 1, count: 4)]) == [100, 300, 600])
+    #expect(deleted(steps, keep: 3, period: 500, protected: [CommitSequence(attempt: 1, count: 4)]) == [100, 300, 600, 700])
 }
 
 @Test func supersededStepsGoFirst() {

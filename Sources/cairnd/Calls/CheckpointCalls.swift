@@ -72,6 +72,15 @@ extension Daemon {
             return context.fail(.notPermitted(reason: "this daemon has a local tier only, and the world spans nodes (\(local) of \(parameters.worldSize) ranks are "
                 + "here): configure tiers.global, or say tiers.local.shared: true if all nodes see the same folders"))
         }
+        let hash = Digest.sha256Hex(Array("\(parameters.attempt ?? Entropy.hex(bytes: 16))\n\(parameters.worldSize)".utf8))
+        if let attempt = parameters.attempt {
+            // Another world size is another launch; two at once under one token are a mistake that would else wait for a rank 0.
+            let launch = Digest.sha256Hex(Array(attempt.utf8))
+            if let other = sessions.values.first(where: { $0.run == RunKey(uid: context.uid, name: parameters.run) && $0.launch == launch
+                && $0.worldSize != parameters.worldSize }) {
+                return context.fail(.notPermitted(reason: "rank \(other.rank) of this attempt says the world has \(other.worldSize) ranks, this one says \(parameters.worldSize)"))
+            }
+        }
         // Open on a connection that has a session replaces it.
         if let former = context.connection.session {
             guard context.connection.isSessionSocket else { return context.fail(.failed(reason: "an attached connection cannot open a session")) }
@@ -83,7 +92,8 @@ extension Daemon {
         let peer = context.connection.peer
         let token = Entropy.hex(bytes: 16)
         let session = ClientSession(token: token, run: RunKey(uid: peer.uid, name: parameters.run), rank: parameters.rank,
-                                    worldSize: parameters.worldSize, pid: peer.pid, connection: context.connection)
+                                    worldSize: parameters.worldSize, pid: peer.pid,
+                                    launch: Digest.sha256Hex(Array((parameters.attempt ?? token).utf8)), connection: context.connection)
         do {
             let pidfd = try PidWatch.open(pid: peer.pid)
             session.processWatch = try loop.watch(pidfd, events: .readable) { [unowned self, weak session] _ in
@@ -95,7 +105,6 @@ extension Daemon {
         sessions[token] = session
         context.connection.session = session
         context.connection.isSessionSocket = true
-        let hash = Digest.sha256Hex(Array("\(parameters.attempt ?? Entropy.hex(bytes: 16))\n\(parameters.worldSize)".utf8))
         let call = engineCall(context) { [unowned self, weak session] answer in
             switch answer {
             case .opened(_, _, let needsDescriptor):
@@ -168,7 +177,8 @@ extension Daemon {
         var at = offset, left = bytes
         for extent in memory {
             guard extent.bytes >= 0, extent.bytes <= left else { return "its extents hold more or less than its \(bytes) bytes" }
-            guard !extent.address.addingReportingOverflow(UInt64(extent.bytes)).overflow, extent.bytes == 0 || extent.address >= 4096 else {
+            // No process has memory at page 0, nor above 2^57 (five-level page tables).
+            guard extent.bytes == 0 || (extent.address >= 4096 && extent.address < 1 << 57 && UInt64(extent.bytes) < 1 << 57) else {
                 return "address \(extent.address) with \(extent.bytes) bytes is no memory"
             }
             if extent.bytes > 0 { extents.append(StageExtent(fileOffset: at, address: extent.address, bytes: extent.bytes, eager: eager)) }

@@ -9,6 +9,8 @@ final class ClientSession {
     let run: RunKey
     let rank: Int, worldSize: Int
     let pid: Int32
+    /// Hash of the attempt's token alone.
+    let launch: String
     let connection: Connection
     var attached: [Connection] = []
     /// Sees the process end: its sockets may live on in forked children.
@@ -19,12 +21,13 @@ final class ClientSession {
     var leases: [LeaseSegment] = []
     var isOpen = false
 
-    init(token: String, run: RunKey, rank: Int, worldSize: Int, pid: Int32, connection: Connection) {
+    init(token: String, run: RunKey, rank: Int, worldSize: Int, pid: Int32, launch: String, connection: Connection) {
         self.token = token
         self.run = run
         self.rank = rank
         self.worldSize = worldSize
         self.pid = pid
+        self.launch = launch
         self.connection = connection
     }
 

@@ -23,9 +23,9 @@ extension Daemon {
             tierLinks[tier]?.send(TierRequest.recordDecision(id: id, run: run, save: save), payload: decisionRecord)
         case .tell(let notice): tell(notice)
         case .forget(let handle): plans[handle] = nil
-        case .attemptEnded(let token, let by):
+        case .endSession(let token, let reason, let replaced):
             guard let session = sessions[token] else { return }
-            endSession(session, reason: "attempt \(by) of this run has begun")
+            endSession(session, reason: reason, replaced: replaced)
         case .log(let severity, let text, let run, let save, let rank):
             var subject = ""
             if let run { subject += "run \(run) " }

@@ -69,7 +69,7 @@ final class Daemon {
         configurationFile = file
         self.log = log
         loop = try EventLoop()
-        node = Daemon.nodeName()
+        node = Daemon.nodeName(configuration)
         var limits = EngineLimits()
         limits.slots = configuration.pool.sizeBytes / Sizes.chunkBytes
         limits.inFlightPerRank = configuration.limits.inFlightPerRank
@@ -80,10 +80,8 @@ final class Daemon {
         if configuration.tiers.local != nil { tiers.append(.local) }
         if configuration.tiers.global != nil { tiers.append(.global) }
         let local = configuration.retention.local, global = configuration.retention.global
-        let lone = configuration.tiers.global == nil
         engine = Engine(limits: limits, tiers: tiers, retention: [
-            // A local tier alone is the committing one: the global rule is about committed steps.
-            .local: Engine.Retention(keep: lone ? max(local.keep, global.keep) : local.keep, keepPeriod: lone ? global.keepPeriod : local.keepPeriod),
+            .local: Engine.Retention(keep: local.keep, keepPeriod: local.keepPeriod),
             .global: Engine.Retention(keep: global.keep, keepPeriod: global.keepPeriod),
         ])
         poolShape = PoolShape(slots: limits.slots)
@@ -95,9 +93,11 @@ final class Daemon {
         for tier in tiers { tierLinks[tier] = WorkerLink(role: tier.rawValue, loop: loop) }
     }
 
-    /// Names this machine in temporary names and records: the host's name, cut to what a file name may hold.
-    private static func nodeName() -> String {
-        Names.node(ProcessFacts.environment("CAIRN_NODE") ?? ProcessFacts.hostname())
+    /// Names this daemon in temporary names and records, the same after each restart: the host, and which of its daemons
+    /// (two of them may share a folder, each removes only its own leavings).
+    private static func nodeName(_ configuration: Configuration) -> String {
+        if let name = ProcessFacts.environment("CAIRN_NODE") { return Names.node(name) }
+        return Names.node(String(ProcessFacts.hostname().prefix(48)) + "-" + Digest.sha256Hex(Array(configuration.socket.utf8)).prefix(8))
     }
 
     func start() throws {
@@ -141,7 +141,8 @@ final class Daemon {
     }
 
     /// Ends a session on this side, then tells the engine. Called once for each session.
-    func endSession(_ session: ClientSession, reason: String) {
+    /// `replaced`: by the same process, whose older connection stays and is answered with NotOpen.
+    func endSession(_ session: ClientSession, reason: String, replaced: Bool = false) {
         guard sessions.removeValue(forKey: session.token) != nil else { return }
         session.processWatch?.stop()
         for lease in session.leases {
@@ -150,7 +151,12 @@ final class Daemon {
         }
         session.leases.removeAll()
         deliver(.sessionEnded(session.token, reason: reason))
-        session.connection.close(reason)
+        if replaced {
+            session.connection.session = nil
+            session.connection.isSessionSocket = false
+        } else {
+            session.connection.close(reason)
+        }
         for connection in session.attached { connection.close(reason) }
     }
 

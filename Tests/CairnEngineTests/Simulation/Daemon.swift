@@ -151,8 +151,8 @@ final class Daemon {
         case .recordDecision(let tier, let id, _, let save): workers[tier]?.recordDecision(id, save)
         case .tell(let notice): checkNotice(notice)
         case .forget(let handle): records[handle] = nil
-        case .attemptEnded(let token, let number):
-            if let rank = sessions.removeValue(forKey: token) { rank.ended(by: number) }
+        case .endSession(let token, _, let replaced):
+            if !replaced, let rank = sessions.removeValue(forKey: token) { rank.ended() }
         case .log(_, let text, _, let save, let rank):
             world.note("d\(index): \(save.map { "\($0)" } ?? "") \(rank.map { "rank \($0)" } ?? "") \(text)")
         }

@@ -58,7 +58,7 @@ final class Rank {
         later(100) { $0.open() }
     }
 
-    func ended(by number: Int) { die(tellDaemon: false) }
+    func ended() { die(tellDaemon: false) }
 
     func die(tellDaemon: Bool = true) {
         guard alive else { return }
