@@ -186,7 +186,7 @@ os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": str(rank
 dist.init_process_group("gloo")
 mesh = init_device_mesh("cpu", (world,))
 torch.manual_seed(0)
-whole = {"rows": torch.randn(10, 6), "columns": torch.randn(4, 7, 3), "equal": torch.randn(5, 5), "uneven": torch.randn(world * 2 + 1, 3)}
+whole = {"rows": torch.randn(10, 6), "columns": torch.randn(4, 7, 3), "equal": torch.randn(5, 5), "uneven": torch.randn(5, 3)}
 placements = {"rows": Shard(0), "columns": Shard(1), "equal": Replicate(), "uneven": Shard(0)}
 ckpt = cairn.Checkpointer("run", socket=socket)
 if what == "save":
@@ -200,6 +200,7 @@ else:
         "rows": distribute_tensor(torch.zeros(10, 6), mesh, [Shard(1)]),
         "columns": distribute_tensor(torch.zeros(4, 7, 3), mesh, [Shard(0)]),
         "equal": torch.zeros(5, 5),
+        "uneven": distribute_tensor(torch.zeros(5, 3), mesh, [Shard(0)]),
     }
     step = ckpt.restore(state, objects=what)
     right = all(
