@@ -26,7 +26,7 @@ extension Engine {
             return reply(request.call, .failed(.invalid(name: "try", reason: "save \(id) has ended; save this step with the next try")))
         }
         let unstaged = rankSaves.values.count { $0.session == request.session && !$0.isStaged && $0.failure == nil }
-        guard unstaged < limits.inFlightPerRank, saves[key] != nil || run.unfinished.count < limits.unfinishedPerRun else {
+        guard unstaged < limits.inFlightPerRank, saves[key] != nil || hasRoom(run, number) else {
             return reply(request.call, .failed(.busy(step: request.step)))
         }
         let fileBytes = request.staging.fileBytes
@@ -51,6 +51,11 @@ extension Engine {
         } else {
             reply(request.call, .saved(id, bytes: fileBytes))
         }
+    }
+
+    /// What older attempts left ends soon after a new one has begun: it keeps nobody from saving, up to a bound of its own.
+    func hasRoom(_ run: Run, _ number: Int) -> Bool {
+        run.unfinished.count { $0.attempt == number } < limits.unfinishedPerRun && run.unfinished.count < 4 * limits.unfinishedPerRun
     }
 
     /// The same save once more, after a reconnect or a lost reply: nothing is staged twice.

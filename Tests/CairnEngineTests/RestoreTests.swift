@@ -1,0 +1,116 @@
+// Restore by agreement: one answer for all ranks, settled by all.
+import CairnEngine
+import CairnMessages
+import CairnModel
+import Testing
+
+@Suite struct RestoreTests {
+    private let sequence = CommitSequence(attempt: 1, count: 4)
+
+    private func choose(_ bench: Bench, _ session: SessionToken, _ restore: Int = 1) -> CallID {
+        let call = bench.newCall()
+        bench.tell(.choose(call: call, session: session, restore: restore, step: nil, deadline: nil))
+        return call
+    }
+    private func settle(_ bench: Bench, _ session: SessionToken, ok: Bool = true, _ restore: Int = 1) -> CallID {
+        let call = bench.newCall()
+        bench.tell(.settle(call: call, session: session, restore: restore, ok: ok, reason: ok ? nil : "torn"))
+        return call
+    }
+    private func answerChoice(_ bench: Bench, step: Int?, _ sequence: CommitSequence?) {
+        let id = bench.takeTier(.global) { request -> Int? in
+            switch request {
+            case .choose(let id, _, _, _, _, _), .readChoice(let id, _, _, _): id
+            default: nil
+            }
+        }
+        bench.tell(.tier(.global, .choice(id: id ?? 0, chosen: true, step: step, sequence: sequence, save: nil, level: nil)))
+    }
+    private func answerVerdict(_ bench: Bench, _ ok: Bool?) {
+        if let id = bench.takeTier(.global, { if case .settled(let id, _, _, _, _, _, _) = $0 { id } else { nil } }) { bench.tell(.tier(.global, .done(id: id))) }
+        if let id = bench.takeTier(.global, { if case .verdict(let id, _, _, _, _, _, _) = $0 { id } else { nil } }) {
+            bench.tell(.tier(.global, .verdict(id: id, ok: ok, reason: nil)))
+        }
+    }
+    private func two() -> Bench {
+        let bench = Bench()
+        bench.open("a", rank: 0, worldSize: 2)
+        bench.open("b", rank: 1, worldSize: 2, pid: 8)
+        return bench
+    }
+
+    @Test func allRanksAreGivenTheSameStep() {
+        let bench = two()
+        let first = choose(bench, "a"), second = choose(bench, "b")
+        answerChoice(bench, step: 8, sequence)
+        #expect(bench.answer(first) == .chosen(step: 8, sequence: sequence))
+        #expect(bench.answer(second) == .chosen(step: 8, sequence: sequence))
+        #expect(bench.answer(choose(bench, "b")) == .chosen(step: 8, sequence: sequence))
+    }
+
+    @Test func settleWaitsForAllRanks() {
+        let bench = two()
+        _ = choose(bench, "a")
+        answerChoice(bench, step: 8, sequence)
+        let first = settle(bench, "a")
+        bench.wait(ms: 200)
+        #expect(bench.answer(first) == nil)
+        let second = settle(bench, "b")
+        bench.wait(ms: 200)
+        answerVerdict(bench, true)
+        #expect(bench.answer(first) == .settled(again: false))
+        #expect(bench.answer(second) == .settled(again: false))
+    }
+
+    @Test func ifOneCouldNotAllGoAgainWithTheNext() {
+        let bench = two()
+        _ = choose(bench, "a")
+        answerChoice(bench, step: 8, sequence)
+        let first = settle(bench, "a", ok: false)
+        answerVerdict(bench, false)
+        #expect(bench.answer(first) == .settled(again: true))
+        #expect(bench.answer(settle(bench, "b")) == .settled(again: true))
+        let again = choose(bench, "a", 2)
+        answerChoice(bench, step: 6, CommitSequence(attempt: 1, count: 2))
+        #expect(bench.answer(again) == .chosen(step: 6, sequence: CommitSequence(attempt: 1, count: 2)))
+    }
+
+    @Test func nothingToRestoreIsAnAnswerToo() {
+        let bench = two()
+        let call = choose(bench, "a")
+        answerChoice(bench, step: nil, nil)
+        #expect(bench.answer(call) == .failed(.noSuchStep(-1)))
+    }
+
+    @Test func aSettleOfWhatWasNotChosenIsRefused() {
+        let bench = two()
+        guard case .failed(.invalid)? = bench.answer(settle(bench, "a")) else { Issue.record("not refused"); return }
+    }
+
+    @Test func leftoversAreFinishedOrVoidedBeforeAnythingIsChosen() {
+        let bench = Bench()
+        bench.open("old", worldSize: 2)
+        let key = bench.key(1)
+        bench.save("old", key)
+        bench.stage(key)
+        bench.publish(.local)
+        bench.publish(.global)
+        bench.tell(.tier(.global, .missing(id: bench.takeDecisionRequest(key.save)?.id ?? 0, ranks: [1])))
+        bench.open("new", worldSize: 2, token: "u", number: 2, pid: 9)
+        let call = choose(bench, "new")
+        func chooses() -> Bool { bench.takeTier(.global) { if case .choose = $0 { true } else { nil } } ?? false }
+        bench.wait(ms: 1_000)
+        #expect(!chooses())
+        while let (id, _) = bench.takeDecisionRequest(key.save) { bench.tell(.tier(.global, .missing(id: id, ranks: [1]))) }
+        bench.wait(ms: 15_000)
+        while let (id, kind) = bench.takeDecisionRequest(key.save) {
+            bench.tell(.tier(.global, kind == "void" ? .decision(id: id, .void(reason: "ended")) : .missing(id: id, ranks: [1])))
+        }
+        bench.wait(ms: 1_000)
+        while let (id, _) = bench.takeDecisionRequest(key.save) { bench.tell(.tier(.global, .decision(id: id, .void(reason: "ended")))) }
+        bench.wait(ms: 1_000)
+        #expect(bench.told(key).last == .failed)
+        #expect(chooses())
+        #expect(bench.answer(call) == nil)
+    }
+}
