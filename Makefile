@@ -40,8 +40,13 @@ run: release
 	scripts/demo.sh
 
 # Each Swift test has a limit of its own; the bounds here are for a test that hangs all the same.
-test: test-swift test-python check-systemd
+test: check-python test-swift test-python check-systemd
 	@echo 'make test: all passed'
+
+# First, because it takes seconds.
+check-python: setup
+	cd Python && ../.venv/bin/ruff check --no-cache . ../Examples ../Benchmarks
+	cd Python && ../.venv/bin/mypy --strict --cache-dir ../.build/mypy
 
 test-swift: setup
 	timeout --kill-after=30 1200 swift build --build-tests

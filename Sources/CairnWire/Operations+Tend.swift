@@ -2,7 +2,7 @@
 
 extension Operations {
     /// Requires more. Reads a step's files and checks every block; replies tell the progress, the last one has finished set.
-    /// Without step: the newest; without tier: the one that commits. bad holds what was found since the reply before.
+    /// Without step: the newest; without tier: each that holds it, one after the other. bad holds what was found since the reply before.
     public enum Verify: WireMethod {
         public static let name = Operations.interface + ".Verify"
         public static let streams = true

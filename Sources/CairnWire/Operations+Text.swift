@@ -180,7 +180,7 @@ extension Operations {
         method Path(uid: ?int, run: string, step: ?int) -> (path: string, step: int, sequence: int)
 
         # Requires more. Reads a step's files and checks every block; replies tell the progress, the last one has finished set.
-        # Without step: the newest; without tier: the one that commits. bad holds what was found since the reply before.
+        # Without step: the newest; without tier: each that holds it, one after the other. bad holds what was found since the reply before.
         method Verify(uid: ?int, run: string, step: ?int, tier: ?string)
           -> (step: int, sequence: int, rank: int, tier: string, doneBytes: int, totalBytes: int, bad: []BadBlock, finished: bool)
 

@@ -32,7 +32,7 @@ public struct RunsView {
                            ("TIERS", .left), ("NOTE", .left)])
         for step in run.steps {
             let notes = [step.pinned ? "pinned" : nil, step.superseded ? "superseded" : nil].compactMap { $0 }.joined(separator: ", ")
-            table.add([Table.Cell(step.step), Table.Cell(CommitSequence(wire: step.sequence).description),
+            table.add([Table.Cell(step.step), Table.Cell(step.sequence == 0 ? "" : CommitSequence(wire: step.sequence).description),
                        Table.Cell(step.level.rawValue, step.level == .committed ? .green : step.level == .failed ? .red : .plain),
                        Table.Cell("\(step.ranks)/\(step.worldSize)"), Table.Cell(HumanSize.short(step.bytes)), age(step.savedAt),
                        Table.Cell(step.tiers.joined(separator: ",")), Table.Cell(notes)])

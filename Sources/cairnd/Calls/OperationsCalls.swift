@@ -127,19 +127,20 @@ extension Daemon {
         listSteps(key) { [unowned self] result in
             let committed = (try? result.get()) ?? []
             heldBeside(key) { [unowned self] local in
-                var steps = committed.map { step in
+                // Newest first: what is not committed yet, then by sequence.
+                let known = Set(committed.map(\.save))
+                let unfinished = engine.saveReports(run: key).filter { !known.contains($0.save) }.reversed().map { report in
+                    Operations.Step(step: report.save.step, sequence: 0, save: report.save.description, level: report.level,
+                                    ranks: report.ranks.count, worldSize: report.worldSize, bytes: report.bytes, pinned: false,
+                                    superseded: false, savedAt: "", tiers: [])
+                }
+                let steps = unfinished + committed.sorted { $0.sequence > $1.sequence }.map { step in
                     var tiers = [engine.committing.rawValue]
                     if local.contains(step.save) { tiers.insert(Tier.local.rawValue, at: 0) }
                     if engine.resident(run: key, save: step.save) != nil { tiers.insert(Tier.memory.rawValue, at: 0) }
                     return Operations.Step(step: step.step, sequence: step.sequence.wire, save: step.save.description, level: .committed,
                                            ranks: step.worldSize, worldSize: step.worldSize, bytes: step.bytes, pinned: step.pinned,
                                            superseded: step.superseded, savedAt: step.savedAt, tiers: tiers)
-                }
-                let known = Set(committed.map(\.save))
-                for report in engine.saveReports(run: key) where !known.contains(report.save) {
-                    steps.append(Operations.Step(step: report.save.step, sequence: 0, save: report.save.description, level: report.level,
-                                                 ranks: report.ranks.count, worldSize: report.worldSize, bytes: report.bytes, pinned: false,
-                                                 superseded: false, savedAt: "", tiers: []))
                 }
                 let newest = committed.max { $0.sequence < $1.sequence }?.step
                 let run = Operations.Run(uid: key.uid, run: key.name, steps: steps, newestCommitted: newest, bytes: committed.reduce(0) { $0 + $1.bytes })
@@ -309,14 +310,16 @@ extension Daemon {
         let deadline = parameters.timeoutMs.map { loop.nowNanoseconds + min(max(0, $0), 1 << 40) * 1_000_000 }
         var timer: LoopTimer?
         func look() {
-            let reports = engine.saveReports(run: key), left = reports.reduce(0) { $0 + $1.bytes - min($1.bytes, max($1.globalBytes, $1.localBytes)) }
+            let reports = engine.saveReports(run: key)
+            let left = reports.reduce(0) { $0 + max(0, $1.bytes - (engine.committing == .global ? $1.globalBytes : $1.localBytes)) }
             if reports.isEmpty {
                 timer?.stop()
                 return context.reply(Operations.Drain.Reply(saves: 0, bytes: 0, finished: true))
             }
             if let deadline, loop.nowNanoseconds >= deadline {
                 timer?.stop()
-                return context.reply(Operations.Drain.Reply(saves: reports.count, bytes: left, finished: false))
+                // The last reply, with what remains.
+                return context.reply(Operations.Drain.Reply(saves: reports.count, bytes: left, finished: true))
             }
             if !context.isLive { timer?.stop() } else { context.push(Operations.Drain.Reply(saves: reports.count, bytes: left, finished: false)) }
         }

@@ -7,7 +7,7 @@ struct StartFailure: Error, CustomStringConvertible {
 }
 
 extension Daemon {
-    static func listen(_ configuration: Configuration) throws -> (Descriptor, Descriptor) {
+    static func listen(_ configuration: Configuration) throws -> (control: Descriptor, memory: Descriptor, ours: Bool) {
         let path = configuration.socket, memory = configuration.memorySocket
         let passed = SystemdNotify.listenDescriptors()
         if !passed.isEmpty {
@@ -18,12 +18,12 @@ extension Daemon {
                     + "make ListenStream= of cairnd.socket and `socket:` agree")
             }
             for socket in [control.descriptor, attach.descriptor] { try UnixSocket.setNonBlocking(socket, true) }
-            return (control.descriptor, attach.descriptor)
+            return (control.descriptor, attach.descriptor, false)
         }
         let folder = path.split(separator: "/").dropLast().reduce("") { $0 + "/" + $1 }
         try makeFolders(folder)
         do {
-            return (try UnixSocket.listen(path: path), try UnixSocket.listen(path: memory))
+            return (try UnixSocket.listen(path: path), try UnixSocket.listen(path: memory), true)
         } catch {
             guard error.isInUse else { throw error }
             throw StartFailure(description: "another cairnd serves '\(path)': stop it, or give this one another `socket:` (or --socket)")

@@ -61,7 +61,7 @@ extension Daemon {
 
     /// After the loop: what is left on this side.
     func removeSockets() {
-        guard SystemdNotify.listenDescriptors().isEmpty else { return }
+        guard socketsAreOurs else { return }
         for path in [configuration.socket, configuration.memorySocket] {
             let parts = path.split(separator: "/")
             guard let name = parts.last, let folder = try? Files.openRoot("/" + parts.dropLast().joined(separator: "/")) else { continue }

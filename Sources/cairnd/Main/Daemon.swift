@@ -33,6 +33,8 @@ final class Daemon {
 
     let memoryListener: Descriptor
     private let listener: Descriptor
+    /// False where systemd made them: they outlive this process.
+    let socketsAreOurs: Bool
     private var listenWatch: Watch?
 
     var connections: [Int: Connection] = [:]
@@ -88,7 +90,7 @@ final class Daemon {
         let shape = poolShape
         poolSegments = try (0..<shape.segments).map { try SharedMemory.create(name: "cairn-pool-\($0)", bytes: shape.bytes(ofSegment: $0)) }
         operators = OperatorRule(configuration.operators)
-        (listener, memoryListener) = try Daemon.listen(configuration)
+        (listener, memoryListener, socketsAreOurs) = try Daemon.listen(configuration)
         stager = WorkerLink(role: "stager", loop: loop)
         for tier in tiers { tierLinks[tier] = WorkerLink(role: tier.rawValue, loop: loop) }
     }
