@@ -73,6 +73,8 @@ final class Decisions: Sendable {
         let from = savingFolder(run, commit.save), to = "\(runFolder)/\(commit.folder)"
         if try Files.statIfPresent(root.folder, to) == nil {
             do {
+                // Whoever linked the decision may have died before its sync: the step's last name must not outlive its decision.
+                try Files.syncFolder(root.folder, "\(runFolder)/\(Names.attemptFolder(commit.save.attempt))")
                 try folders.publishExactly(root, from, Names.checkpoint, standing.bytes)
                 try Files.rename(root.folder, from: from, to: to)
             } catch {
