@@ -63,7 +63,7 @@ final class Restores: Sendable {
         var bound: CommitSequence?
         for number in numbers.sorted(by: >) {
             let verdict = try folders.readIfPresent(SettleVerdict.self, folders.first, "\(folder)/\(lastName(Names.settle(attempt: attempt, restore: number)))")?.value
-            // Without a verdict one daemon served the whole world, and wrote down only what failed.
+            // Without a verdict, what a daemon wrote down of its own ranks counts: one that failed is a failure.
             guard !(verdict?.ok ?? !refused.contains(number)) else { break }
             guard let sequence = try readChoice(run, attempt: attempt, restore: number)?.sequence else { continue }
             bound = min(bound ?? sequence, sequence)

@@ -17,6 +17,8 @@ enum TierLimits {
     static let slotWaitMilliseconds = 120_000
     /// After `stop` or when main is gone: what is running may finish for so long.
     static let stopMilliseconds = 2_000
+    /// A killed daemon's worker has this long to end before its folder counts as another daemon's.
+    static let lockMilliseconds = 2_000
     /// A renamed-away folder is deleted after this long: somebody may still be reading in it.
     static let goneSeconds = 600
     /// Temporaries of records are short-lived; one that is older is a dead worker's.

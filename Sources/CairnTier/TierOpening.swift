@@ -48,12 +48,21 @@ struct TierOpening {
         let lock: Descriptor, taken: Bool
         do {
             lock = try Files.open(folder, Names.lock, flags: [.read, .write, .create], mode: 0o600)
-            taken = try Files.tryLock(lock)
+            taken = try tryLock(lock)
         } catch { throw TierFailure(kind: .io, text: "'\(path)' cannot be locked: \(error)", path: path) }
         guard taken else {
             throw TierFailure(kind: .other, text: "another cairnd uses '\(path)': stop it, or give this one a folder of its own", path: path)
         }
         return lock
+    }
+
+    private static func tryLock(_ lock: Descriptor) throws(IOFailure) -> Bool {
+        let end = Clock.monotonicNanoseconds() + TierLimits.lockMilliseconds * 1_000_000
+        while true {
+            if try Files.tryLock(lock) { return true }
+            guard Clock.monotonicNanoseconds() < end else { return false }
+            Clock.sleep(milliseconds: 10)
+        }
     }
 
     /// Writes and removes a file; whether with O_DIRECT.

@@ -332,7 +332,7 @@ private func largeFile(_ id: SaveID, rank: Int = 0, worldSize: Int = 1) throws -
     _ = try second.ask { .settled(id: $0, run: testRun, attempt: 3, restore: 2, ranks: [1], ok: true, reason: nil) }
     #expect(try verdict(2) == true)
     #expect(try choose(first, 3, step: 1300).step == 1300, "after a good restore all are there again")
-    // One daemon of the whole world writes down only that a restore failed.
+    // A failure counts also before the verdict stands.
     _ = try first.ask { .settled(id: $0, run: testRun, attempt: 3, restore: 3, ranks: [0], ok: false, reason: "corrupt") }
     #expect(try choose(first, 4, step: 1200).step == nil, "nothing with that number is older than what failed")
     // By number also a superseded step; a newer candidate that every rank holds comes first.
