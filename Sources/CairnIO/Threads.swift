@@ -39,6 +39,9 @@ public enum Threads {
     /// The number by which the kernel knows the calling thread.
     public static var current: Int32 { cairn_thread_id() }
 
+    /// Makes the calling thread nicer from here on.
+    public static func becomeNicer(_ niceness: Int) { _ = cairn_set_niceness(cairn_thread_id(), CInt(niceness)) }
+
     private final class Start: Sendable {
         let name: String, niceness: Int, scheduling: Scheduling, thread: Thread, body: @Sendable () -> Void
         init(name: String, niceness: Int, scheduling: Scheduling, thread: Thread, body: @escaping @Sendable () -> Void) {

@@ -1,4 +1,5 @@
-// Makes the pool's pages present, and locks them, in order and at the lowest priority: READY comes after the first 256 MiB.
+// Makes the pool's pages present, and locks them, in order: the first 256 MiB, which READY waits for, at once, the rest
+// at the lowest priority.
 import CairnIO
 import CairnMessages
 import CairnModel
@@ -20,6 +21,7 @@ final class PoolFiller: Sendable {
         var locks = lock, locked = 0, note: String?
         for slot in 0..<pool.shape.slots {
             if stopped.load(ordering: .acquiring) { return }
+            if slot * Sizes.chunkBytes == StagerLimits.firstFillBytes { Threads.becomeNicer(StagerLimits.fillNiceness) }
             let (map, offset) = pool.place(ofSlot: slot)
             do { try map.prefault(offset: offset, bytes: Sizes.chunkBytes) } catch {
                 outbox.post(.filled(slots: slot, lockedSlots: locked, note: """

@@ -70,7 +70,7 @@ final class Stager {
         memorySocket = MemorySocket(listener, sessions: sessions, outbox: outbox)
         outbox.post(.ready)
         try Threads.spawn(name: "outbox") { [outbox] in outbox.run() }
-        try Threads.spawn(name: "pool-filler", niceness: StagerLimits.fillNiceness, scheduling: .batch) { [filler] in filler.run() }
+        try Threads.spawn(name: "pool-filler", scheduling: .batch) { [filler] in filler.run() }
         try copies.start(start.threads)
         try service.start()
         try memorySocket.start()

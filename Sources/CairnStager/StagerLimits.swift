@@ -14,8 +14,10 @@ enum StagerLimits {
     static let serviceThreads = 2
     /// Restores and leases that wait; a further one is answered as failed.
     static let serviceJobs = 8192
+    /// What READY waits for is filled as fast as it goes: on a busy node a nice thread would take seconds for it.
+    static let firstFillBytes = 256 << 20
     /// The filler's unit, and how often it tells.
     static let fillBytes = Sizes.chunkBytes, firstTellBytes = 32 << 20, laterTellBytes = 256 << 20
-    /// The node's filler yields to everything else.
+    /// Beyond the first part the filler yields to everything else.
     static let fillNiceness = 19
 }
