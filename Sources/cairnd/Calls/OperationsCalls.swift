@@ -250,7 +250,10 @@ extension Daemon {
     private func verify(_ run: RunKey, _ step: Int?, _ tierName: String?, _ context: CallContext) {
         let tiers: [Tier]
         if let tierName {
-            guard let tier = Tier(rawValue: tierName), engine.tiers.contains(tier) else { return context.fail(.invalidParameter(parameter: "tier")) }
+            guard let tier = Tier(rawValue: tierName), tier != .memory else { return context.fail(.invalidParameter(parameter: "tier")) }
+            guard engine.tiers.contains(tier) else {
+                return context.fail(.failed(reason: "this daemon has no \(tier) tier; its \(engine.committing) tier holds all"))
+            }
             tiers = [tier]
         } else {
             tiers = engine.tiers
@@ -337,7 +340,10 @@ extension Daemon {
                 bytes: notice.bytes, totalBytes: notice.totalBytes, monotonicNs: notice.at, reason: notice.reason)))
         }
         watchers[context.connection.id] = watcher
-        for key in engine.knownRuns where run == nil || run == key { for notice in engine.notices(run: key, rank: nil) { watcher.tell(notice) } }
+        for key in engine.knownRuns where run == nil || run == key {
+            // What has ended is no news, though the pool may still hold it.
+            for notice in engine.notices(run: key, rank: nil) where notice.level != .committed && notice.level != .failed { watcher.tell(notice) }
+        }
     }
 
     // MARK: metrics
