@@ -12,6 +12,9 @@ public enum Clock {
         return now.tv_sec * 1_000_000_000 + now.tv_nsec
     }
 
+    /// Blocks the calling thread: for threads that may wait, and for the time before the loop runs.
+    public static func sleep(milliseconds: Int) { usleep(UInt32(clamping: milliseconds * 1000)) }
+
     /// `2026-07-01T12:34:56Z`. Days to a date by Hinnant's civil_from_days: years counted from March, in eras of 400.
     public static func iso8601(_ utcSeconds: Int) -> String {
         let days = utcSeconds >= 0 ? utcSeconds / 86_400 : (utcSeconds - 86_399) / 86_400

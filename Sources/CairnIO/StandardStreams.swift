@@ -22,4 +22,12 @@ public enum StandardStreams {
 
     @discardableResult
     public static func write(to number: Int32, _ text: String) -> Bool { write(to: number, Array(text.utf8)) }
+
+    /// Whether this stream goes to systemd's journal: JOURNAL_STREAM names its file then. A child of a service inherits the
+    /// variable even where its stream was redirected.
+    public static func isJournal(_ number: Int32) -> Bool {
+        var status = stat()
+        guard let named = ProcessFacts.environment("JOURNAL_STREAM"), unsafe fstat(number, &status) == 0 else { return false }
+        return named == "\(status.st_dev):\(status.st_ino)"
+    }
 }

@@ -19,6 +19,7 @@ public enum UnixSocket {
             unsafe Glibc.open(lockPath, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0o600)
         })
         guard try Files.tryLock(lock) else { throw IOFailure(operation: "listen", errno: EADDRINUSE, path: path) }
+        defer { withExtendedLifetime(lock) {} }
         let socket = Descriptor(owning: try syscall("socket") { cairn_unix_socket(1) })
         do { try bind(socket, path) } catch {
             guard error.isInUse else { throw error }

@@ -23,10 +23,22 @@ extension Daemon {
         let folder = path.split(separator: "/").dropLast().reduce("") { $0 + "/" + $1 }
         try makeFolders(folder)
         do {
-            return (try UnixSocket.listen(path: path), try UnixSocket.listen(path: memory), true)
+            return (try UnixSocket.listen(path: path), try listenForMemory(memory), true)
         } catch {
             guard error.isInUse else { throw error }
             throw StartFailure(description: "another cairnd serves '\(path)': stop it, or give this one another `socket:` (or --socket)")
+        }
+    }
+
+    /// Only a daemon's main process holds the control socket, and it is free: whoever still holds this one is the stager of a
+    /// daemon that was killed, and is about to end.
+    private static func listenForMemory(_ path: String) throws(IOFailure) -> Descriptor {
+        let end = Clock.monotonicNanoseconds() + DaemonLimits.predecessorMilliseconds * 1_000_000
+        while true {
+            do { return try UnixSocket.listen(path: path) } catch {
+                guard error.isInUse, Clock.monotonicNanoseconds() < end else { throw error }
+                Clock.sleep(milliseconds: 10)
+            }
         }
     }
 

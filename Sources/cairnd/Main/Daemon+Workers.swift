@@ -194,7 +194,7 @@ extension Daemon {
                  handler: @escaping (TierReply, [UInt8]) -> Void) {
         let id = nextTierCall
         nextTierCall += 1
-        guard let link = tierLinks[tier], link.state == .up else {
+        guard let link = tierLinks[tier], link.takesRequests else {
             let why = engine.tierReports.first { $0.tier == tier }?.reason ?? "it is not configured"
             return handler(.failed(id: id, TierFailure(kind: .io, text: "the \(tier) tier is down: \(why)")), [])
         }

@@ -24,6 +24,8 @@ enum DaemonLimits {
     static let spaceMilliseconds = 500
     /// A worker's answer to `start` is waited for this long before the daemon goes on without it.
     static let workerStartMilliseconds = 10_000
+    /// A killed daemon's stager has this long to end before its successor takes the socket.
+    static let predecessorMilliseconds = 5_000
     /// Restarts of a worker: first and longest wait.
     static let restartFirstMilliseconds = 200
     static let restartLongestMilliseconds = 30_000

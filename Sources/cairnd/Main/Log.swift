@@ -12,7 +12,7 @@ final class Log: Sendable {
     private let idle = Mutex(false)
 
     init() throws {
-        form = ProcessFacts.environment("JOURNAL_STREAM") != nil ? .journal : .terminal
+        form = StandardStreams.isJournal(2) ? .journal : .terminal
         let queue = queue
         _ = try Threads.spawn(name: "log") {
             while let line = queue.pop() { _ = StandardStreams.write(to: 2, line) }

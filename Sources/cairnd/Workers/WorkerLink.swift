@@ -9,6 +9,7 @@ final class WorkerLink {
     private let loop: EventLoop
     private let executable: String
     private(set) var state = State.down
+    private var startedAt = 0
     private(set) var child: ChildProcess?
     private var queue: FrameQueue?
     private var socketWatch: Watch?
@@ -47,12 +48,18 @@ final class WorkerLink {
             self.child = child
             self.queue = queue
             state = .starting
+            startedAt = loop.nowNanoseconds
             socketWatch = try loop.watch(mine, events: .readable) { [weak self] events in self?.socketReady(events) }
             processWatch = try loop.watch(child.pidfd, events: .readable) { [weak self] _ in self?.processEnded() }
             onStart(self)
         } catch {
             lost("it could not be started: \(error)")
         }
+    }
+
+    /// Requests are worth sending: it is up, or about to be and reads them then.
+    var takesRequests: Bool {
+        state == .up || state == .starting && loop.nowNanoseconds - startedAt < DaemonLimits.workerStartMilliseconds * 1_000_000
     }
 
     func isUp() { state = .up; backoff = DaemonLimits.restartFirstMilliseconds }
