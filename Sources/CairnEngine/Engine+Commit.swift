@@ -113,7 +113,7 @@ extension Engine {
         }
         for tier in tiers where isUp(tier) && (everywhere || tier == beside) {
             guard let rule = retention[tier], rule.keep != nil else { continue }
-            ask(tier, .retain) {
+            ask(tier, .retain(key)) {
                 .retain(id: $0, run: key, keep: rule.keep, keepPeriod: rule.keepPeriod, protectedSaves: protected, protectedSequences: sequences)
             }
         }

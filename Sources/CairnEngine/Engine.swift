@@ -194,8 +194,8 @@ public final class Engine {
         case (.settled(let key, let restore), .done): settledRecorded(key, restore)
         case (.verdict(let key, let restore), .verdict(_, let ok, _)): verdictRead(key, restore, ok: ok)
         case (.scan, .scanned(_, let found)): scanned(tier, found)
-        case (.retain, .removed(_, let sequences)):
-            for sequence in sequences { log(.info, "retention removed step with sequence \(sequence) from the \(tier) tier") }
+        case (.retain(let run), .removed(_, let sequences)):
+            for sequence in sequences { log(.info, "run \(run): retention removed sequence \(sequence) from the \(tier) tier") }
         case (.record, _): break
         default: preconditionFailure("a reply of the \(tier) worker does not fit its request: \(what)")
         }
