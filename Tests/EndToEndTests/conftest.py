@@ -1,0 +1,85 @@
+"""Fixtures of the end-to-end tests: real daemons, as an operator and a failing machine see them. A bound on each test."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+for folder in (Path(__file__).parent, ROOT / "Python" / "tests", ROOT / "Python"):
+    sys.path.insert(0, str(folder))
+
+from machine import Mounts, leftovers, unused
+from real_daemon import Cluster, Daemon, binary, short_folder
+
+TEST_SECONDS = int(os.environ.get("CAIRN_TEST_SECONDS", "90"))
+LEFT_BEHIND = ("CAIRN_ATTEMPT", "CAIRN_SOCKET", "CAIRN_NODE", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "SLURM_JOB_ID",
+               "JOURNAL_STREAM", "NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def bound(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No test hangs, and none sees this machine's own launch, daemon or service manager."""
+    if not binary().exists():
+        pytest.skip(f"no daemon at {binary()}: build it, or set CAIRND_BINARY")
+    for variable in LEFT_BEHIND:
+        monkeypatch.delenv(variable, raising=False)
+
+    def expired(number: int, frame: FrameType | None) -> None:
+        raise TimeoutError(f"the test took more than {TEST_SECONDS} s")
+
+    before = signal.signal(signal.SIGALRM, expired)
+    signal.alarm(TEST_SECONDS)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    made = short_folder()
+    yield made
+    shutil.rmtree(made, ignore_errors=True)
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    """Real daemons. When the test is over, none of their processes is left."""
+    cluster = Cluster(short_folder())
+    sessions: list[tuple[Daemon, int]] = []
+    start = Daemon.start
+
+    def remember(daemon: Daemon) -> Daemon:
+        started = start(daemon)
+        sessions.append((daemon, daemon.pid))
+        return started
+
+    Daemon.start = remember  # type: ignore[method-assign]
+    try:
+        yield cluster
+        cluster.stop()
+        left = {pid: leftovers(pid) for _, pid in sessions}
+        assert not any(left.values()), f"processes that outlived their daemon: {left}"
+    finally:
+        Daemon.start = start  # type: ignore[method-assign]
+        for _, session in sessions:
+            for pid in leftovers(session, seconds=0):
+                unused(pid)
+        cluster.stop()
+
+
+@pytest.fixture
+def mounts(folder: Path) -> Iterator[Mounts]:
+    """Filesystems of the test's own, thawed and unmounted at its end, whatever happened."""
+    mounts = Mounts(folder / "mounts")
+    try:
+        yield mounts
+    finally:
+        mounts.remove()

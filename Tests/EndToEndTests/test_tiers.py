@@ -1,0 +1,210 @@
+"""Tiers of each kind, tiers that are full, and files whose bytes are not what was staged."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from machine import Mounts, cli, status, steps, until
+from real_daemon import Cluster, Daemon
+from test_kills import check, state
+
+import cairn
+
+BLOCK = 256 << 10
+MODES: dict[str, dict[str, Any]] = {
+    "io threads": {"io": "threads"},
+    "direct off": {"direct": "off"},
+    "threads and direct off": {"io": "threads", "direct": "off"},
+    "memory descriptor": {"environment": {"CAIRN_FORCE_MEMORY_DESCRIPTOR": "1"}},
+    "unlocked pool": {"lock": False},
+}
+
+
+def with_paths(daemon: Daemon, paths: list[Path], *, reserve: str = "0B") -> Daemon:
+    """The same daemon on other local folders."""
+    daemon.stop()
+    text = daemon.config.read_text()
+    before = next(line for line in text.splitlines() if line.startswith("  local:"))
+    after = f"  local: {{paths: [{', '.join(map(str, paths))}], reserve: {reserve}}}"
+    daemon.config.write_text(text.replace(before, after))
+    return daemon.start()
+
+
+def with_global(daemon: Daemon, path: Path) -> Daemon:
+    daemon.stop()
+    text = daemon.config.read_text()
+    daemon.config.write_text(text.replace(f"path: {daemon.shared},", f"path: {path},"))
+    daemon.shared = path
+    return daemon.start()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_saves_restores_and_verifies(cluster: Cluster, mode: str) -> None:
+    options = dict(MODES[mode])
+    lock = options.pop("lock", True)
+    daemon = cluster.daemon(tiers=2, **options)
+    if not lock:
+        daemon.stop()
+        daemon.config.write_text(daemon.config.read_text().replace("chunk: 8MiB", "chunk: 8MiB, lock: false"))
+        daemon.start()
+        assert status(daemon)["pool"]["lockedBytes"] == 0
+    with daemon.open() as checkpointer:
+        checkpointer.save(1, state(1, 40)).wait("committed", timeout=30)
+    found = {worker["role"]: worker for worker in status(daemon)["workers"]}
+    assert found["local"]["io"] == ("threads" if options.get("io") == "threads" else found["global"]["io"])
+    if options.get("direct") == "off":
+        assert found["local"]["direct"] is False
+    check(daemon, 1, 40)
+    daemon.stop()
+    daemon.start()
+    check(daemon, 1, 40)
+    assert cli(daemon, "verify", "run").count("every block is good") >= 1
+
+
+def test_a_tmpfs_is_a_tier_like_others(cluster: Cluster, mounts: Mounts) -> None:
+    daemon = with_global(cluster.daemon(tiers=2), mounts.tmpfs("200m") / "cairn")
+    try:
+        with daemon.open() as checkpointer:
+            checkpointer.save(1, state(1, 40)).wait("committed", timeout=30)
+        daemon.stop()
+        daemon.start()
+        check(daemon, 1, 40)
+    finally:
+        daemon.stop()
+
+
+def test_files_are_spread_over_several_local_folders(cluster: Cluster, folder: Path) -> None:
+    paths = [folder / name for name in ("a", "b", "c")]
+    daemon = with_paths(cluster.daemon(tiers=2), paths)
+    for number in range(1, 9):
+        with daemon.open(f"run{number}") as checkpointer:
+            checkpointer.save(number, state(number, 4)).wait("committed", timeout=30)
+    held = [len(list(path.glob("*/*/*.safetensors"))) for path in paths]
+    assert sum(held) == 8
+    assert sum(count > 0 for count in held) >= 2, held
+    daemon.stop()
+    # Without the global tier's copies a restore must find them.
+    assert daemon.shared is not None
+    for file in daemon.shared.glob("*/*/step-*/*.safetensors"):
+        file.unlink()
+    daemon.start()
+    for number in range(1, 9):
+        with daemon.open(f"run{number}") as checkpointer:
+            into = state(0, 4)
+            assert checkpointer.restore(into) == number
+            assert np.array_equal(into["t3"], state(number, 4)["t3"])
+        assert "every block is good" in cli(daemon, "verify", f"run{number}", "--tier", "local")
+
+
+def test_a_state_larger_than_the_pool_reaches_both_tiers(cluster: Cluster) -> None:
+    """The global tier gets what left the pool from the local one's file."""
+    daemon = cluster.daemon(tiers=2, pool="128MiB")
+    with daemon.open() as checkpointer:
+        checkpointer.save(1, state(1, 400), lazy=True).wait("committed", timeout=60)
+    check(daemon, 1, 400)
+    out = cli(daemon, "verify", "run", "--tier", "global") + cli(daemon, "verify", "run", "--tier", "local")
+    assert out.count("every block is good") == 2
+    assert status(daemon)["pool"]["needed"] == 0
+
+
+@pytest.mark.parametrize("which", ["local", "global"])
+def test_a_full_tier_is_told_and_recovers_once_there_is_space(cluster: Cluster, mounts: Mounts, which: str) -> None:
+    where = mounts.tmpfs("100m")
+    daemon = cluster.daemon(tiers=2 if which == "global" else 1)
+    ballast = where / "ballast"
+    daemon = with_global(daemon, where / "cairn") if which == "global" else with_paths(daemon, [where / "cairn"])
+    try:
+        ballast.write_bytes(b"x" * (80 << 20))
+        with daemon.open() as checkpointer:
+            save = checkpointer.save(1, state(1, 40))
+            with pytest.raises(cairn.CheckpointFailed) as failed:
+                save.wait("committed", timeout=30)
+            assert "space" in str(failed.value).lower(), failed.value
+            assert which in str(failed.value)
+            ballast.unlink()
+            checkpointer.save(2, state(2, 40)).wait("committed", timeout=30)
+            assert steps(daemon) == [2]
+        check(daemon, 2, 40)
+        assert status(daemon)["pool"]["needed"] == 0
+        # What the failed try had written is not kept.
+        until("its files are gone", lambda: sum(file.stat().st_size for file in where.rglob("*") if file.is_file()) < 50 << 20)
+    finally:
+        daemon.stop()
+
+
+def flip(file: Path, block: int) -> None:
+    with file.open("r+b") as opened:
+        opened.seek(block * BLOCK + 1000)
+        byte = opened.read(1)
+        opened.seek(block * BLOCK + 1000)
+        opened.write(bytes([byte[0] ^ 0x10]))
+
+
+def files(daemon: Daemon, tier: str, step: int) -> list[Path]:
+    if tier == "global":
+        assert daemon.shared is not None
+        return list(daemon.shared.glob(f"*/run/step-{step}.*/*.safetensors"))
+    return [file for file in daemon.local.glob("*/run/*.safetensors") if f"-{step}-" in file.name]
+
+
+@pytest.fixture
+def two_steps(cluster: Cluster) -> Daemon:
+    daemon = cluster.daemon(tiers=2)
+    with daemon.open() as checkpointer:
+        for step in (1, 2):
+            checkpointer.save(step, state(step)).wait("committed", timeout=30)
+    # Nothing is served from memory after a restart.
+    daemon.stop()
+    return daemon.start()
+
+
+def test_a_flipped_byte_on_the_local_tier_costs_nothing(two_steps: Daemon) -> None:
+    daemon = two_steps
+    (file,) = files(daemon, "local", 2)
+    flip(file, 7)
+    check(daemon, 2)
+    text = cli(daemon, "verify", "run", "--tier", "local", code=1)
+    assert str(file) in text
+    assert " 7 " in text
+    assert "every block is good" in cli(daemon, "verify", "run", "--tier", "global")
+    assert "block 7" in daemon.log.read_text() or "local tier" in daemon.log.read_text()
+
+
+def test_a_flipped_byte_on_both_tiers_gives_the_older_step(two_steps: Daemon) -> None:
+    daemon = two_steps
+    for name, block in (("local", 7), ("global", 9)):
+        (file,) = files(daemon, name, 2)
+        flip(file, block)
+    check(daemon, 1)
+    found = json.loads(cli(daemon, "verify", "run", "2", "--tier", "global", "--json", code=1))
+    assert [(bad["path"], bad["block"]) for bad in found["bad"]] == [(str(file), 9)]
+
+
+def test_a_torn_file_is_not_restored(two_steps: Daemon) -> None:
+    daemon = two_steps
+    for name in ("local", "global"):
+        (file,) = files(daemon, name, 2)
+        with file.open("r+b") as opened:
+            opened.truncate(file.stat().st_size - 5 * BLOCK)
+    check(daemon, 1)
+    cli(daemon, "verify", "run", "2", "--tier", "global", code=1)
+
+
+def test_records_that_are_damaged_make_the_older_step_the_newest(two_steps: Daemon) -> None:
+    daemon = two_steps
+    assert daemon.shared is not None
+    (folder,) = daemon.shared.glob("*/run/step-2.*")
+    record = folder / "checkpoint.json"
+    record.write_bytes(record.read_bytes().replace(b"2", b"3", 1))
+    for file in files(daemon, "local", 2):
+        file.unlink()
+    daemon.stop()
+    daemon.start()
+    begin = time.monotonic()
+    check(daemon, 1)
+    assert time.monotonic() - begin < 20
