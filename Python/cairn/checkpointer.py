@@ -334,6 +334,7 @@ class Checkpointer:
             with self._link.changed:
                 while not save.free and time.monotonic() < deadline:
                     self._link.changed.wait(min(1.0, max(0.01, deadline - time.monotonic())))
+        self._link.farewell()
         if session is not None and (save is None or save.free):
             with contextlib.suppress(errors.CairnError, OSError), session.calls_lock:
                 session.calls.call(CHECKPOINT + "Close", {}, timeout=limits.CONNECT_SECONDS)

@@ -135,6 +135,11 @@ class Link:
         with self.changed:
             self.changed.notify_all()
 
+    def farewell(self) -> None:
+        """From here on the session's end is asked for, and no news: the daemon hangs up when it is told Close."""
+        with self.changed:
+            self._closing = True
+
     def close(self, reason: str) -> None:
         """End the session and the thread. Futures that are not done get Unavailable: nobody will tell."""
         with self.changed:
