@@ -33,8 +33,12 @@ class Counters:
         return self.tries[step]
 
     def next_restore(self) -> int:
+        """The number of the restore that is due; the same again until ``restored``, as where a daemon went in the middle of it."""
+        return self.restores + 1
+
+    def restored(self) -> None:
+        """All ranks have the outcome of the restore that was due."""
         self.restores += 1
-        return self.restores
 
 
 _counters: dict[tuple[str, str, int], Counters] = {}

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import re
+import threading
 import time
 import weakref
 from collections.abc import Iterator, Mapping
@@ -105,6 +106,7 @@ class Checkpointer:
         self._last: Save | None = None
         self._failures = Failures()
         self._closed = False
+        self._saving = threading.Lock()
         self._pid = os.getpid()
         self._absent_warned = False
         self._link = Link(str(socket) if socket is not None else limits.default_socket(), who, self._on_failed)
@@ -160,6 +162,10 @@ class Checkpointer:
         if step < 0:
             raise ValueError(f"step {step} is negative")
         upto = level_named(level) if level is not None else self._level_of(step)
+        with self._saving:
+            return self._save(step, upto, state, lazy, metadata)
+
+    def _save(self, step: int, upto: str, state: Any, lazy: Lazy, metadata: Mapping[str, str] | None) -> Save:
         self._raise_due()
         if self._last is not None:
             self._link.fence(self._last)
@@ -188,6 +194,10 @@ class Checkpointer:
         except (errors.CairnError, OSError, KeyError, TypeError, ValueError) as failure:
             self._link.lose(session, str(failure))
             self._link.refuse(save, str(failure))
+        except BaseException as end:  # as ^C in mid-call: the reply that is still to come would be taken for the next call's
+            self._link.lose(session, f"save() was interrupted by {type(end).__name__}")
+            self._link.refuse(save, f"save() was interrupted by {type(end).__name__}")
+            raise
         return save
 
     def _fence_frozen(self) -> None:
@@ -316,9 +326,9 @@ class Checkpointer:
         session = self._link.wait_for_session(limits.CALL_SECONDS)
         try:
             return restore_state(session, self._counters, Wish(state, step, strict, allow_pickle, objects, timeout))
-        except errors.Unavailable as failure:
+        except BaseException as failure:
             if session.loads.dead:
-                self._link.lose(session, str(failure))
+                self._link.lose(session, str(failure) or type(failure).__name__)
             raise
 
     # The end.
@@ -345,5 +355,6 @@ class Checkpointer:
 
     def forked(self) -> None:
         self._link.forget()
+        self._saving = threading.Lock()
         self._failures = Failures()
         self._last = None

@@ -6,6 +6,7 @@ Ownership is compared by memory, not by object: a tensor is lazy when its bytes 
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import sys
 from bisect import bisect_right
@@ -70,11 +71,10 @@ class Guard:
         self._optimizers.clear()
 
     def signature(self) -> tuple[object, ...]:
-        """Changes when an optimizer is added, or gets other parameters or more state."""
-        return tuple(
-            (id(optimizer), tuple(tuple(map(id, group["params"])) for group in optimizer.param_groups), len(_state(optimizer)))
-            for optimizer in self._optimizers
-        )
+        """Changes when what the guarded optimizers own does: an optimizer is added, or a tensor of one comes, goes or moves.
+
+        Objects alone would not do: after `parameter.data = other` an average of the weights may live where they were."""
+        return tuple((id(optimizer), _places(optimizer)) for optimizer in self._optimizers)
 
     def refresh(self) -> None:
         """Find out anew which memory the optimizers own."""
@@ -123,6 +123,31 @@ def named_lazy(name: str, lazy: Lazy) -> bool:
     if lazy is None or isinstance(lazy, bool):
         return bool(lazy)
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in lazy)
+
+
+def _places(optimizer: Any) -> list[int]:
+    """The addresses of all tensors that an optimizer owns; of other values, and of what has none, their identity."""
+    owned: list[Any] = []
+    for group in optimizer.param_groups:
+        owned += group["params"]
+    for state in _state(optimizer).values():
+        if type(state) is dict:
+            owned += state.values()
+        else:
+            owned.append(state)
+    torch: Any = sys.modules.get("torch")
+    places: list[int] = []
+    if torch is not None:
+        kinds, pointer = (torch.Tensor, torch.nn.Parameter), torch.Tensor.data_ptr
+        if all(type(tensor) in kinds for tensor in owned):
+            with contextlib.suppress(RuntimeError):
+                return list(map(pointer, owned))
+    for tensor in owned:
+        try:
+            places.append(tensors.address_of(tensor))
+        except (AttributeError, RuntimeError, NotImplementedError):
+            places.append(id(tensor))
+    return places
 
 
 def _state(optimizer: Any) -> Any:

@@ -88,7 +88,7 @@ class Layouts:
             }
             for name, data in objects
         ]
-        return Content(layout, messages, [flat.tensors, [data for _, data in objects], layout])
+        return Content(layout, messages, [flat.tensors, tensors.storages(flat.tensors), [data for _, data in objects], layout])
 
     def _same(self, layout: Layout, flat: tree.Flat, lazy: Lazy) -> bool:
         wanted = lazy if lazy is None or isinstance(lazy, bool) else tuple(lazy)

@@ -33,9 +33,12 @@ RECONNECT_FIRST_SECONDS = 0.1
 RECONNECT_LAST_SECONDS = 10.0
 """Backoff between attempts to reach the daemon, doubled from the first to the last."""
 
+LOAD_SECONDS = 150.0
+"""One lease's bytes from the slowest tier; the daemon itself gives up on a tier's worker after 120 s."""
+
 LEASE_BYTES = 64 << 20
 LEASES = 2
-"""What a restore reads through: small and reused, since fresh memory is slow to touch for the first time."""
+"""What a restore reads through, in turns: small and reused, since fresh memory is slow to touch for the first time."""
 
 LEAST_LEASE_BYTES = 1 << 20
 LEASE_RETRY_SECONDS = 0.1

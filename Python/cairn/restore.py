@@ -7,9 +7,11 @@ and an older step. Only when all have settled are plain values set and does rest
 from __future__ import annotations
 
 import ctypes
+import itertools
 import json
 import logging
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +20,7 @@ from .attempt import Counters
 from .pickles import AllowPickle
 from .plan import Plan, Planner, Stored, Target, overlay, plain, rows, stored_of_record
 from .session import Lease, Session
+from .wire import CHECKPOINT
 
 log = logging.getLogger("cairn")
 
@@ -59,6 +62,7 @@ def restore(session: Session, counters: Counters, wish: Wish) -> int | None:
                 timeout=wish.timeout + limits.CALL_SECONDS,
             )
         except (errors.NoSuchStep, errors.NoSuchRun):
+            counters.restored()
             if cause is not None:
                 raise cause from None
             if wish.step is None:
@@ -71,6 +75,7 @@ def restore(session: Session, counters: Counters, wish: Wish) -> int | None:
             {"restore": turn, "ok": failure is None, "reason": None if failure is None else str(failure)[:1000]},
             timeout=wish.timeout + limits.CALL_SECONDS,
         )
+        counters.restored()
         if failure is not None and not isinstance(failure, errors.WireError):
             raise failure
         if not reply.get("again", False):
@@ -172,19 +177,23 @@ def _tree(
     return body["root"], body["tensors"], found
 
 
+@dataclass(slots=True)
+class Batch:
+    """The boxes of one Load, and where the bytes of each go: (box, address, bytes)."""
+
+    boxes: list[tuple[dict[str, Any], int, int]]
+    lease: Lease
+
+
 class Loader:
-    """Reads boxes of one step through the session's leases."""
+    """Reads boxes of one step through the session's leases: while one lease is emptied, the daemon fills the next."""
 
     def __init__(self, session: Session, step: int, sequence: int) -> None:
         self._session = session
         self._step = step
         self._sequence = sequence
-        self._leases = {lease.segment: lease for lease in session.take_leases()}
-        self._room = [lease.bytes for lease in self._leases.values()]
-        most = session.limits.get("loadBytes", sum(self._room))
-        while len(self._room) > 1 and sum(self._room) > most:
-            self._room.pop()
-        self._room[0] = min(self._room[0], most)
+        self._leases = session.take_leases()
+        self._room = min(min(lease.bytes for lease in self._leases), session.limits.get("loadBytes", limits.LEASE_BYTES))
         self._boxes_per_load = min(limits.BOXES_PER_LOAD, session.limits.get("boxes", limits.BOXES_PER_LOAD))
         self.tiers: set[str] = set()
 
@@ -198,51 +207,86 @@ class Loader:
         return bytes(buffer)
 
     def load(self, targets: list[Target]) -> None:
-        """Fill all targets. What is asked for in one call fits the leases even if no box is cut at a lease's end."""
-        limit = min(self._room)
-        batch: list[tuple[dict[str, Any], int, int]] = []
-        segment, used = 0, 0
-        for box, address, count in self._boxes(targets, limit):
-            if used + count > self._room[segment] and segment + 1 < len(self._room):
-                segment, used = segment + 1, 0
-            if used + count > self._room[segment] or len(batch) >= self._boxes_per_load:
-                self._fetch(batch)
-                batch, segment, used = [], 0, 0
-            batch.append((box, address, count))
-            used += -(-count // limits.LEASE_ALIGNMENT) * limits.LEASE_ALIGNMENT
-        if batch:
-            self._fetch(batch)
+        """Fill all targets."""
+        asked: deque[Batch] = deque()
+        with self._session.loads_lock:
+            try:
+                for batch in self._batches(targets):
+                    if len(asked) == len(self._leases):
+                        self._take(asked)
+                    self._ask(batch)
+                    asked.append(batch)
+                while asked:
+                    self._take(asked)
+            except Exception:
+                self._forgo(len(asked))
+                raise
+            except BaseException:  # as ^C: which replies have come is not known
+                self._session.loads.shutdown()
+                raise
 
-    def _boxes(self, targets: list[Target], limit: int) -> Any:
+    def _batches(self, targets: list[Target]) -> Iterator[Batch]:
+        """Each fits its lease even if every box begins at a multiple of LEASE_ALIGNMENT; leases take turns."""
+        turns = itertools.cycle(self._leases)
+        boxes: list[tuple[dict[str, Any], int, int]] = []
+        used = 0
+        for box, address, count in self._boxes(targets):
+            if used + count > self._room or len(boxes) >= self._boxes_per_load:
+                yield Batch(boxes, next(turns))
+                boxes, used = [], 0
+            boxes.append((box, address, count))
+            used += -(-count // limits.LEASE_ALIGNMENT) * limits.LEASE_ALIGNMENT
+        if boxes:
+            yield Batch(boxes, next(turns))
+
+    def _boxes(self, targets: list[Target]) -> Iterator[tuple[dict[str, Any], int, int]]:
         for target in targets:
             box: dict[str, Any] = {"name": target.name}
             if target.rank is not None:
                 box["rank"] = target.rank
-            if target.bytes <= limit and target.offsets is None:
+            if target.bytes <= self._room and target.offsets is None:
                 yield box, target.address, target.bytes
                 continue
             offsets = target.offsets or (0,) * len(target.shape)
             address = target.address
             item = target.bytes // max(1, tensors.count(target.shape))
-            for place, shape, count in rows(target.shape, offsets, item, limit):
+            for place, shape, count in rows(target.shape, offsets, item, self._room):
                 yield box | {"offsets": place, "shape": shape}, address, count
                 address += count
 
-    def _fetch(self, batch: list[tuple[dict[str, Any], int, int]]) -> None:
-        reply = self._session.load_call(
-            "Load",
-            {"step": self._step, "sequence": self._sequence, "boxes": [box for box, _, _ in batch]},
-            timeout=limits.RESTORE_SECONDS,
-        )
+    def _ask(self, batch: Batch) -> None:
+        parameters = {
+            "step": self._step,
+            "sequence": self._sequence,
+            "boxes": [box for box, _, _ in batch.boxes],
+            "segments": [batch.lease.segment],
+        }
+        self._session.loads.send(CHECKPOINT + "Load", parameters)
+
+    def _take(self, asked: deque[Batch]) -> None:
+        """Wait for the oldest Load and copy what it brought."""
+        batch = asked.popleft()
+        reply, _ = self._session.loads.receive(timeout=limits.LOAD_SECONDS)
         self.tiers.add(str(reply.get("tier", "")))
         pieces = iter(reply["placed"])
-        for box, address, count in batch:
+        lease = batch.lease
+        for box, address, count in batch.boxes:
             done = 0
             while done < count:
                 piece = next(pieces)
-                lease: Lease = self._leases[piece["segment"]]
                 size, offset = int(piece["bytes"]), int(piece["offset"])
-                if piece["name"] != box["name"] or size <= 0 or done + size > count or not 0 <= offset <= lease.bytes - size:
+                right = piece["name"] == box["name"] and piece["segment"] == lease.segment
+                if not right or size <= 0 or done + size > count or not 0 <= offset <= lease.bytes - size:
                     raise errors.ProtocolError(f"Load of '{box['name']}' ({count} bytes) placed {piece!r}")
                 tensors.move(address + done, lease.address + offset, size)
                 done += size
+
+    def _forgo(self, count: int) -> None:
+        """Take the replies that are still to come, so that the next call gets its own."""
+        for _ in range(count):
+            try:
+                self._session.loads.receive(timeout=limits.LOAD_SECONDS)
+            except errors.WireError:
+                continue
+            except errors.CairnError:
+                return  # the connection is gone

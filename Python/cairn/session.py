@@ -40,7 +40,8 @@ class Lease:
         self.segment = segment
         self.bytes = count
         try:
-            self._map = mmap.mmap(descriptor, count, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+            flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)  # the pages are there: map them at once
+            self._map = mmap.mmap(descriptor, count, flags, mmap.PROT_READ | mmap.PROT_WRITE)
         finally:
             os.close(descriptor)
         self._anchor: Any = ctypes.c_char.from_buffer(self._map)
@@ -88,10 +89,12 @@ class Session:
                 wants_memory = bool(reply["memory"])
             except (KeyError, TypeError, ValueError, AttributeError) as failure:
                 raise errors.ProtocolError(f"Open answered {reply!r}") from failure
+            self.calls.message_bytes = self.limits.get("messageBytes")
             if wants_memory:
                 self._pass_memory(path)
             self.watch = self._attach(path)
             self.loads = self._attach(path)
+            self.loads.message_bytes = self.calls.message_bytes
             self.watch.send(CHECKPOINT + "Watch", {"run": who.run, "rank": who.rank}, more=True)
         except BaseException:
             self.shut()

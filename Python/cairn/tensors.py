@@ -159,6 +159,16 @@ def signatures(tensors: Sequence[Any], odd: bool) -> tuple[list[Any], list[Any],
     )
 
 
+def storages(tensors: Sequence[Any]) -> list[Any]:
+    """What keeps the memory of parameters: `parameter.data = other`, as offloading does it, would free it under the daemon's eyes.
+
+    Other tensors are most often made by state_dict() for this save, so nobody else can put other memory under them.
+    """
+    torch: Any = sys.modules.get("torch")
+    parameter: Any = getattr(getattr(torch, "nn", None), "Parameter", _Nothing)
+    return [tensor.untyped_storage() for tensor in tensors if type(tensor) is parameter]
+
+
 def writer(tensor: Any) -> tuple[int, Any]:
     """Where a restore may put a tensor's bytes: its own address, or, where it is not contiguous, a buffer and 0.
 

@@ -63,6 +63,8 @@ class Connection:
     def __init__(self, path: str, *, timeout: float = limits.CONNECT_SECONDS) -> None:
         self.path = path
         self.dead = False
+        self.message_bytes: int | None = None
+        """The longest message that the daemon takes; beyond it, it would hang up."""
         self._splitter = Splitter()
         self._descriptors: list[int] = []
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
@@ -99,8 +101,14 @@ class Connection:
             WireError: the daemon answered with an error.
             Unavailable: the connection broke or nothing came in time; it is closed then.
         """
-        self.send(method, parameters, timeout=timeout, descriptors=descriptors)
-        return self.receive(timeout=timeout, going=going)[0]
+        try:
+            self.send(method, parameters, timeout=timeout, descriptors=descriptors)
+            return self.receive(timeout=timeout, going=going)[0]
+        except errors.CairnError:
+            raise
+        except BaseException:  # as ^C: the reply is still to come
+            self.shutdown()
+            raise
 
     def send(
         self,
@@ -112,6 +120,8 @@ class Connection:
         descriptors: Sequence[int] = (),
     ) -> None:
         data = frame(method, parameters, more=more)
+        if self.message_bytes is not None and len(data) > self.message_bytes:
+            raise errors.TooLarge(CHECKPOINT + "TooLarge", {"bytes": len(data), "limit": self.message_bytes})
         try:
             self._socket.settimeout(timeout)
             if descriptors:

@@ -1,10 +1,9 @@
-"""Fixtures of all tests: a bound on each test, a daemon in this process, and the real daemon where it is built."""
+"""Fixtures of all tests: a bound on each test, and real daemons where cairnd is built."""
 
 from __future__ import annotations
 
 import os
 import secrets
-import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -16,8 +15,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from fake_daemon import FakeDaemon, Opener, short_folder
-from real_daemon import Cluster, binary
+from real_daemon import Cluster, Daemon, Opener, binary, short_folder
 
 import cairn
 
@@ -40,44 +38,44 @@ def bound(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     signal.signal(signal.SIGALRM, before)
 
 
-@pytest.fixture
-def fake() -> Iterator[FakeDaemon]:
-    folder = short_folder()
-    daemon = FakeDaemon(folder)
-    yield daemon
-    daemon.release_now.set()
-    daemon.stop()
-    shutil.rmtree(folder)
-
-
-@pytest.fixture
-def attempt() -> str:
-    return secrets.token_hex(8)
-
-
-@pytest.fixture
-def open_run(fake: FakeDaemon) -> Iterator[Opener]:
-    """Makes Checkpointers on the daemon in this process and closes them."""
-    made: list[cairn.Checkpointer] = []
-
-    def make(**options: object) -> cairn.Checkpointer:
-        options.setdefault("attempt", secrets.token_hex(8))
-        made.append(cairn.Checkpointer("run", socket=fake.path, **options))  # type: ignore[arg-type]
-        return made[-1]
-
-    yield make
-    fake.release_now.set()
-    for checkpointer in made:
-        checkpointer.close(timeout=5)
+def needs_daemon() -> None:
+    if not binary().exists():
+        pytest.skip(f"no daemon at {binary()}: build it, or set CAIRND_BINARY")
 
 
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
     """Real daemons, each with a folder, a socket and a pid of its own."""
-    if not binary().exists():
-        pytest.skip(f"no daemon at {binary()}: build it, or set CAIRND_BINARY")
+    needs_daemon()
     cluster = Cluster(short_folder())
     try:
         yield cluster
     finally:
         cluster.stop()
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Daemon]:
+    """One daemon for all tests of a module that do it no harm; each test has a run of its own."""
+    needs_daemon()
+    cluster = Cluster(short_folder())
+    try:
+        yield cluster.daemon()
+    finally:
+        cluster.stop()
+
+
+@pytest.fixture
+def open_run(shared: Daemon) -> Iterator[Opener]:
+    """Makes Checkpointers of this test's own run on the shared daemon, and closes them."""
+    made: list[cairn.Checkpointer] = []
+    run = f"run-{secrets.token_hex(4)}"
+
+    def make(**options: object) -> cairn.Checkpointer:
+        made.append(shared.open(run, **options))
+        return made[-1]
+
+    yield make
+    for checkpointer in made:
+        checkpointer.close(timeout=10)
+    assert shared.alive()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -10,8 +11,12 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import cairn
@@ -25,6 +30,43 @@ def binary() -> Path:
     """The daemon under test: CAIRND_BINARY, else CAIRN_BIN/cairnd, else the debug build."""
     folder = os.environ.get("CAIRN_BIN", str(ROOT / ".build" / "debug"))
     return Path(os.environ.get("CAIRND_BINARY", f"{folder}/cairnd"))
+
+
+def short_folder() -> Path:
+    """A Unix socket's path has at most 107 bytes; pytest's own folders can be longer."""
+    return Path(tempfile.mkdtemp(prefix="cairn-"))
+
+
+def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+    """Wait for what a daemon or another thread does in its own time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "did not happen in time"
+        time.sleep(0.005)
+
+
+class Paused:
+    """Processes that stand still (SIGSTOP) until ``resume``, which any thread may call, or the end of the block."""
+
+    def __init__(self, pids: list[int]) -> None:
+        self._pids = pids
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        pids, self._pids = self._pids, []
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+    def resume_after(self, seconds: float) -> None:
+        threading.Timer(seconds, self.resume).start()
+
+    def __enter__(self) -> Paused:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.resume()
 
 
 class Daemon:
@@ -84,6 +126,21 @@ class Daemon:
         assert self._process is not None
         return self._process.pid
 
+    def workers(self) -> dict[str, int]:
+        """The workers' process ids: stager, local, global."""
+        found = {}
+        for entry in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                name, _, rest = entry.read_text().partition("(")[2].rpartition(")")
+                if int(rest.split()[1]) == self.pid and name.startswith("cairn"):
+                    found[name.rpartition("-")[2]] = int(entry.parent.name)
+        return found
+
+    def paused(self, *names: str) -> Paused:
+        """Stop ``main`` or workers by name."""
+        workers = self.workers()
+        return Paused([self.pid if name == "main" else workers[name] for name in names])
+
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Send a signal and wait; a daemon that does not end in time is killed, and that is an error."""
         process, self._process = self._process, None
@@ -109,6 +166,9 @@ class Daemon:
 
     def step_folders(self, run: str = "run") -> list[Path]:
         return sorted((self.tier / str(os.getuid()) / run).glob("step-*"))
+
+
+Opener = Callable[..., cairn.Checkpointer]
 
 
 class Cluster:

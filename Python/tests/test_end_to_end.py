@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import time
@@ -302,21 +301,6 @@ def test_the_exit_hook_waits_until_staged(cluster: Cluster) -> None:
         assert bool((into["a"] == 1).all())
 
 
-def test_forked_children_leave_the_session_alone(cluster: Cluster) -> None:
-    daemon = cluster.daemon()
-    with daemon.open() as checkpointer:
-        state = {"a": torch.ones(1 << 20)}
-        save_and_commit(checkpointer, 1, state)
-        child = os.fork()
-        if child == 0:
-            ok = checkpointer.save(2, state).level == "failed"
-            checkpointer.close()
-            os._exit(0 if ok else 1)
-        assert os.waitpid(child, 0)[1] == 0
-        save_and_commit(checkpointer, 3, state)
-        assert checkpointer.all_steps() == [1, 3]
-
-
 def test_a_data_loader_of_processes_does_not_disturb(cluster: Cluster) -> None:
     daemon = cluster.daemon()
     data = torch.utils.data.TensorDataset(torch.arange(64.0))
@@ -326,45 +310,6 @@ def test_a_data_loader_of_processes_does_not_disturb(cluster: Cluster) -> None:
         checkpointer.wait_until_finished(timeout=60)
         checkpointer.check_for_errors()
         assert checkpointer.latest_step() == 8
-
-
-def wait_session(checkpointer: cairn.Checkpointer, seconds: float = 30.0) -> None:
-    checkpointer._link.wait_for_session(seconds)
-
-
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_training_goes_on_over_a_daemon_restart(cluster: Cluster, how: signal.Signals) -> None:
-    daemon = cluster.daemon(tiers=2)
-    tensor = torch.zeros(1 << 20)
-    with daemon.open() as checkpointer:
-        save_and_commit(checkpointer, 1, {"a": tensor})
-        daemon.stop(how)
-        begin = time.monotonic()
-        saves = [checkpointer.save(step, {"a": tensor.fill_(step)}, lazy=True) for step in range(2, 30)]
-        with checkpointer.lock():
-            pass
-        assert time.monotonic() - begin < 5
-        assert all(save.level == "failed" for save in saves)
-        daemon.start()
-        wait_session(checkpointer)
-        save_and_commit(checkpointer, 40, {"a": tensor.fill_(40)})
-        assert {1, 40} <= set(checkpointer.all_steps())
-        into = {"a": torch.zeros(1 << 20)}
-        assert checkpointer.restore(into) == 40
-        assert bool((into["a"] == 40).all())
-
-
-def test_a_daemon_killed_in_mid_save_fails_it_at_once(cluster: Cluster) -> None:
-    daemon = cluster.daemon()
-    tensor = torch.ones(48 << 20)  # 192 MiB
-    with daemon.open() as checkpointer:
-        save = checkpointer.save(1, {"a": tensor}, lazy=True)
-        daemon.stop(signal.SIGKILL)
-        begin = time.monotonic()
-        with checkpointer.lock():
-            tensor.zero_()
-        assert time.monotonic() - begin < 15
-        assert save.free
 
 
 def test_a_state_larger_than_the_pool_goes_at_the_disks_speed(cluster: Cluster) -> None:

@@ -144,5 +144,8 @@ def test_ranks_agree_on_a_token_over_the_store(monkeypatch: pytest.MonkeyPatch) 
 def test_tries_and_restores_are_counted_per_attempt() -> None:
     counters = attempt.counters("token", "run", 0)
     assert [counters.next_try(5), counters.next_try(5), counters.next_try(6)] == [1, 2, 1]
+    assert [counters.next_restore(), counters.next_restore()] == [1, 1]
+    counters.restored()
+    assert counters.next_restore() == 2
     assert attempt.counters("token", "run", 0) is counters
     assert attempt.counters("another", "run", 0).next_try(5) == 1

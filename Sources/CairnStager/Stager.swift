@@ -11,7 +11,7 @@ import CairnModel
 /// leaves SIGINT and SIGTERM to the main process, which ends it in order.
 public func runStager(channel descriptor: Descriptor, asProcess: Bool = true) -> Int32 {
     if asProcess {
-        ProcessFacts.setProcessName("cairn-stager")
+        ProcessFacts.setProcessName("cairnd-stager")
         ProcessFacts.ignoreSignals()
         for number in [Signals.interrupt, Signals.terminate, Signals.hangUp] { ProcessFacts.ignore(signal: number) }
         // As much as is permitted; what is refused is told by the filler.

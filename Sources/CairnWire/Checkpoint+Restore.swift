@@ -79,11 +79,13 @@ extension Checkpoint {
             public var step: Int
             public var sequence: Int
             public var boxes: [Box]
+            /// The leases to use; all of the session's where left out.
+            public var segments: [Int]?
 
-            public init(step: Int, sequence: Int, boxes: [Box]) {
-                self.step = step; self.sequence = sequence; self.boxes = boxes
+            public init(step: Int, sequence: Int, boxes: [Box], segments: [Int]? = nil) {
+                self.step = step; self.sequence = sequence; self.boxes = boxes; self.segments = segments
             }
-            public enum CodingKeys: String, CodingKey, CaseIterable { case step, sequence, boxes }
+            public enum CodingKeys: String, CodingKey, CaseIterable { case step, sequence, boxes, segments }
         }
         public struct Reply: WireFields {
             public var tier: String

@@ -151,8 +151,9 @@ extension Checkpoint {
         # Which step to restore: the same answer for every rank of the attempt. restore counts the restores of the attempt.
         method Choose(restore: int, step: ?int, timeoutMs: ?int) -> (step: int, sequence: int)
 
-        # Reads boxes into the rank's leases, from the nearest tier that has them, each block's checksum verified.
-        method Load(step: int, sequence: int, boxes: []Box) -> (tier: string, placed: []Piece)
+        # Reads boxes into the rank's leases, from the nearest tier that has them, each block's checksum verified. segments: only into
+        # these leases, so that a client can empty others meanwhile.
+        method Load(step: int, sequence: int, boxes: []Box, segments: ?[]int) -> (tier: string, placed: []Piece)
 
         # Tells whether this rank could load what was chosen; answers when all ranks have told. again: another round follows.
         method Settle(restore: int, ok: bool, reason: ?string) -> (again: bool)

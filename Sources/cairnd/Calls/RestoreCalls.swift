@@ -147,9 +147,15 @@ extension Daemon {
             return context.fail(.tooLarge(bytes: parameters.boxes.count, limit: DaemonLimits.boxesPerLoad))
         }
         guard !session.leases.isEmpty else { return context.fail(.failed(reason: "a Load goes into the session's leases: call Lease first")) }
+        var leases = session.leases
+        if let segments = parameters.segments {
+            let wanted = Set(segments)
+            leases.removeAll { !wanted.contains($0.segment) }
+            guard !leases.isEmpty, leases.count == wanted.count else { return context.fail(.invalidParameter(parameter: "segments")) }
+        }
         let sequence = CommitSequence(wire: parameters.sequence)
         let save = engine.save(run: session.run, sequence: sequence)
-        let job = LoadJob(session: session, context: context, boxes: parameters.boxes,
+        let job = LoadJob(session: session, context: context, boxes: parameters.boxes, leases: leases,
                           ref: StepRef(run: session.run, step: parameters.step, sequence: sequence, save: save), tiers: engine.tiers)
         counters.loads += 1
         if let save, let index = residentIndex(session.run, save, sequence), loadFromMemory(job, index) { return }
@@ -167,7 +173,7 @@ extension Daemon {
     private func loadFromMemory(_ job: LoadJob, _ index: StepIndex) -> Bool {
         guard let save = job.ref.save, let resident = engine.resident(run: job.ref.run, save: save) else { return false }
         let plan: LoadPlan
-        do { plan = try LoadPlan.make(index: index, boxes: job.boxes, segments: job.session.leases.map { LoadSegment(segment: $0.segment, bytes: $0.bytes) }) } catch {
+        do { plan = try LoadPlan.make(index: index, boxes: job.boxes, segments: job.leases.map { LoadSegment(segment: $0.segment, bytes: $0.bytes) }) } catch {
             job.context.fail(wireError(error))
             return true
         }
@@ -220,7 +226,7 @@ extension Daemon {
         let undecided = job.ref.save.map { engine.isWholeLocally(run: job.ref.run, save: $0) } ?? false
         // The worker reports each buffer as it is checked; the stager copies it into the leases, then the buffer is free again.
         job.begin()
-        askTier(tier, { .load(id: $0, ref: job.ref, boxes: job.boxes, segments: job.session.leases, undecided: undecided) }) { [unowned self] reply, payload in
+        askTier(tier, { .load(id: $0, ref: job.ref, boxes: job.boxes, segments: job.leases, undecided: undecided) }) { [unowned self] reply, payload in
             switch reply {
             case .filled(_, let slots, let count):
                 precondition(payload.count == count * 32, "a `filled` of \(count) copies has \(payload.count) bytes")
@@ -274,6 +280,7 @@ final class LoadJob {
     let session: ClientSession
     let context: CallContext
     let boxes: [Box]
+    let leases: [LeaseSegment]
     let ref: StepRef
     /// The tiers still to be tried, nearest first.
     var tiers: [Tier]
@@ -284,10 +291,11 @@ final class LoadJob {
     /// Of the tier tried last: what the client is told if none has it.
     var failure: WireError?
 
-    init(session: ClientSession, context: CallContext, boxes: [Box], ref: StepRef, tiers: [Tier]) {
+    init(session: ClientSession, context: CallContext, boxes: [Box], leases: [LeaseSegment], ref: StepRef, tiers: [Tier]) {
         self.session = session
         self.context = context
         self.boxes = boxes
+        self.leases = leases
         self.ref = ref
         self.tiers = tiers
     }
