@@ -255,7 +255,7 @@ extension Engine {
         let bytes = level == .accepted || level == .failed ? rankSave.stagedBytes : rankSave.fileBytes
         rankSave.toldBytes = bytes
         actions.append(.tell(Notice(run: rankSave.key.run, save: rankSave.key.save, rank: rankSave.key.rank, level: level, bytes: bytes,
-                                    totalBytes: rankSave.fileBytes, at: now, reason: reason)))
+                                    totalBytes: rankSave.fileBytes, at: now, reason: reason, reached: true)))
         answerWaits(rankSave, level, reason)
     }
 }

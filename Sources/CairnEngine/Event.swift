@@ -79,9 +79,12 @@ public enum Answer: Hashable, Sendable {
 /// One level reached (or progress within it), for watchers.
 public struct Notice: Hashable, Sendable {
     public var run: RunKey, save: SaveID, rank: Int, level: Level, bytes: Int, totalBytes: Int, at: Int, reason: String?
-    public init(run: RunKey, save: SaveID, rank: Int, level: Level, bytes: Int, totalBytes: Int, at: Int, reason: String?) {
+    /// The level was just reached; else the bytes on the way to the next are news, or it is told again.
+    public var reached: Bool
+    public init(run: RunKey, save: SaveID, rank: Int, level: Level, bytes: Int, totalBytes: Int, at: Int, reason: String?,
+                reached: Bool = false) {
         self.run = run; self.save = save; self.rank = rank; self.level = level; self.bytes = bytes
-        self.totalBytes = totalBytes; self.at = at; self.reason = reason
+        self.totalBytes = totalBytes; self.at = at; self.reason = reason; self.reached = reached
     }
 }
 

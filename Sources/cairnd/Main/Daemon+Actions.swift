@@ -76,10 +76,10 @@ extension Daemon {
 
     private func tell(_ notice: Notice) {
         switch notice.level {
-        case .accepted where notice.bytes == 0: counters.saves += 1
-        case .staged where notice.bytes == notice.totalBytes: counters.staged += 1
-        case .committed: counters.committed += 1
-        case .failed: counters.failed += 1
+        case .accepted where notice.reached: counters.saves += 1
+        case .staged where notice.reached: counters.staged += 1
+        case .committed where notice.reached: counters.committed += 1
+        case .failed where notice.reached: counters.failed += 1
         default: break
         }
         for watcher in Array(watchers.values) { watcher.tell(notice) }
