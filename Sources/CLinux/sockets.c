@@ -99,3 +99,12 @@ ssize_t cairn_send(int fd, const void *from, size_t bytes, int wait, const int *
     }
     return sendmsg(fd, &message, MSG_NOSIGNAL | (wait ? 0 : MSG_DONTWAIT));
 }
+
+#ifndef SO_PEERGROUPS
+#define SO_PEERGROUPS 59
+#endif
+int cairn_peer_groups(int fd, uint32_t *groups, int room) {
+    socklen_t size = (socklen_t)(room * (int)sizeof *groups);
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, groups, &size) < 0) return -1;
+    return (int)(size / sizeof *groups);
+}

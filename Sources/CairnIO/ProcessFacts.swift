@@ -106,14 +106,6 @@ public enum ProcessFacts {
         guard let found = unsafe getgrnam(name) else { return nil }
         return unsafe found.pointee.gr_gid
     }
-
-    /// A user's own and supplementary groups.
-    public static func groups(ofUser uid: UInt32) -> [UInt32] {
-        guard let found = unsafe getpwuid(uid) else { return [] }
-        var groups = [gid_t](repeating: 0, count: 1024), count = CInt(groups.count)
-        guard unsafe getgrouplist(found.pointee.pw_name, found.pointee.pw_gid, &groups, &count) >= 0 else { return [] }
-        return Array(groups.prefix(Int(count)))
-    }
 }
 
 /// Numbers of the signals that the programs handle.

@@ -1,4 +1,4 @@
-// Which path a socket that systemd passed is bound to: that, not its order, tells what it is for.
+// What the kernel knows of a socket: the path that it is bound to (which tells what systemd passed it for), the peer's groups.
 import CLinux
 import Glibc
 
@@ -13,6 +13,16 @@ extension UnixSocket {
         guard result == 0, address.sun_family == sa_family_t(AF_UNIX) else { return nil }
         let bytes = unsafe withUnsafeBytes(of: &address.sun_path) { unsafe Array($0.prefix { $0 != 0 }) }
         return bytes.isEmpty ? nil : String(decoding: bytes, as: UTF8.self)
+    }
+}
+
+extension UnixSocket {
+    /// The peer's supplementary groups by SO_PEERGROUPS (socket(7)); empty where the kernel does not say.
+    public static func groups(_ socket: Descriptor) -> [UInt32] {
+        // NGROUPS_MAX, limits.h
+        var groups = [UInt32](repeating: 0, count: 65_536)
+        let count = unsafe groups.withUnsafeMutableBufferPointer { unsafe cairn_peer_groups(socket.raw, $0.baseAddress, CInt($0.count)) }
+        return count < 0 ? [] : Array(groups.prefix(Int(count)))
     }
 }
 

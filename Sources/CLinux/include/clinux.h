@@ -90,4 +90,7 @@ int cairn_poll(int fd, int readable, int writable, int milliseconds);
 const char *cairn_errno_name(int code);
 const char *cairn_errno_text(int code);
 
+// The supplementary groups that a peer had when it connected: from the kernel, so no name service is asked.
+int cairn_peer_groups(int fd, uint32_t *groups, int room);
+
 #endif

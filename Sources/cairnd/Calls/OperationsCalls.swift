@@ -24,7 +24,7 @@ extension Daemon {
         }
     }
 
-    private func isOperator(_ context: CallContext) -> Bool { operators.allows(context.connection.peer) }
+    private func isOperator(_ context: CallContext) -> Bool { operators.allows(context.connection) }
 
     /// The run that a caller means, if they may see it. Another user's run is as if it did not exist (I8).
     private func withRun(_ uid: UInt32?, _ name: String, _ context: CallContext, _ body: (RunKey) -> Void) {

@@ -220,7 +220,9 @@ struct OperatorRule {
         users = Set(configuration.users.compactMap { UInt32($0) ?? ProcessFacts.uid(ofUser: $0) })
         groups = Set(configuration.groups.compactMap { UInt32($0) ?? ProcessFacts.gid(ofGroup: $0) })
     }
-    func allows(_ peer: UnixSocket.Peer) -> Bool {
-        users.contains(peer.uid) || groups.contains(peer.gid) || (!groups.isEmpty && !groups.isDisjoint(with: ProcessFacts.groups(ofUser: peer.uid)))
+    /// By what the kernel says of the peer: a name service that hangs must not stop the loop.
+    func allows(_ connection: Connection) -> Bool {
+        users.contains(connection.peer.uid) || groups.contains(connection.peer.gid)
+            || (!groups.isEmpty && !groups.isDisjoint(with: UnixSocket.groups(connection.socket)))
     }
 }
