@@ -67,9 +67,9 @@ show status
 part "2. Training all-MiniLM-L6-v2 with AdamW, every step saved while training goes on"
 train >"$folder/train-1.log" 2>&1 &
 trainer=$!
-until_true 240 "the fourth committed step" at_least ': committed ' "$folder/train-1.log" 4
+until_true 600 "the fourth committed step" at_least ': committed ' "$folder/train-1.log" 4
 saved=$(count 'save() took' "$folder/train-1.log")
-until_true 60 "the next save" at_least 'save() took' "$folder/train-1.log" $((saved + 1))
+until_true 120 "the next save" at_least 'save() took' "$folder/train-1.log" $((saved + 1))
 
 part "3. SIGKILL for the trainer, just after save() returned: its last save is in mid-flight"
 kill -KILL "$trainer" 2>/dev/null || { echo "demo: the trainer had ended before it could be killed" >&2; exit 1; }
@@ -83,7 +83,7 @@ part "4. The trainer again: it restores the newest whole step, and must find eve
 train --must-restore >"$folder/train-2.log" 2>&1 &
 trainer=$!
 gone() { ! kill -0 "$trainer" 2>/dev/null; }
-until_true 300 "the end of training" gone
+until_true 900 "the end of training" gone
 result=0; wait "$trainer" || result=$?
 trainer=''
 sed 's/^/   /' "$folder/train-2.log"
