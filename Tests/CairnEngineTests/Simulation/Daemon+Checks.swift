@@ -75,9 +75,8 @@ extension Daemon {
         }
         for rank in sessions.values where rank.alive {
             // A choice that was made while the committing tier was down stands in no file: a restart forgets it.
-            guard let chosen = rank.restoring ?? rank.job.parent, world.disk.choices.contains(where: {
-                $0.key.attempt == rank.job.number && $0.value?.sequence == chosen
-            }) else { continue }
+            guard let chosen = rank.restoring ?? rank.job.parent, world.disk.choices[RestoreName(attempt: rank.job.number, restore: 1)] != nil,
+                  world.disk.choices.contains(where: { $0.key.attempt == rank.job.number && $0.value?.sequence == chosen }) else { continue }
             if !sequences.contains(chosen) { world.fail("I3: retention on the \(tier) tier does not protect \(chosen), which a restore names") }
         }
     }
