@@ -77,7 +77,7 @@ wait "$trainer" 2>/dev/null || true
 trainer=''
 sed 's/^/   /' "$folder/train-1.log"
 say "(killed)"
-show ls
+show ls minilm
 
 part "4. The trainer again: it restores the newest whole step, and must find every bit as it was"
 train --must-restore >"$folder/train-2.log" 2>&1 &
