@@ -62,12 +62,30 @@ extension Engine {
 
     public var unfinishedCount: Int { runs.values.reduce(0) { $0 + $1.unfinished.count } }
     public var unfinishedBytes: Int { tierReports.map(\.queuedBytes).max() ?? 0 }
-    /// Unfinished saves that a drain can still finish: every rank here is staged.
+    /// Unfinished saves that a drain can still finish: every rank here is staged. Not those whose local copy stands while the
+    /// other tier is down, stalled or full: the next start goes on with them.
     public var drainableCount: Int {
         saves.values.count { save in
-            runs[save.key.run]?.unfinished.contains(save.key.save) == true
-                && save.ranks.values.allSatisfy { rankSaves[$0].map { $0.isStaged && $0.failure == nil } ?? false }
+            let parts = save.ranks.values.map { rankSaves[$0] }
+            return runs[save.key.run]?.unfinished.contains(save.key.save) == true
+                && parts.allSatisfy { $0.map { $0.isStaged && $0.failure == nil } ?? false }
+                && !parts.allSatisfy { $0.map(isLeftToNextStart) ?? false }
         }
+    }
+
+    private func isLeftToNextStart(_ rankSave: RankSave) -> Bool {
+        guard let beside, rankSave.published(on: beside), let state = tierStates[committing] else { return false }
+        return !state.up || state.stalled || rankSave.files[committing]?.retryAt != nil
+    }
+
+    /// Why a file is not being written: it is tried again.
+    private func waitsFor(_ parts: [RankSave]) -> String? {
+        for tier in tiers {
+            for file in parts.compactMap({ $0.files[tier] }) where file.retryAt != nil {
+                if let failure = file.failure { return "\(tier) tier: \(failure)" }
+            }
+        }
+        return nil
     }
 
     public func saveReports(run: RunKey? = nil) -> [SaveReport] {
@@ -75,7 +93,7 @@ extension Engine {
             run.unfinished.sorted().compactMap { id -> SaveReport? in
                 guard let save = saves[SaveKey(run: run.key, save: id)] else { return nil }
                 let parts = save.ranks.values.compactMap { rankSaves[$0] }
-                let reason = save.voidReason ?? parts.compactMap(\.failure).first
+                let reason = save.voidReason ?? parts.compactMap(\.failure).first ?? waitsFor(parts)
                 return SaveReport(
                     run: run.key, save: id, level: parts.map(\.level).min() ?? .accepted, worldSize: save.worldSize, ranks: save.ranks.keys.sorted(),
                     stagedRanks: parts.count { $0.isStaged }, bytes: parts.reduce(0) { $0 + $1.fileBytes },

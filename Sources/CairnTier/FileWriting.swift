@@ -16,6 +16,7 @@ final class FileWriting: Sendable {
     private let memory: TierMemory
     private let replies: Replies
     private let files = Mutex<[Int: OutFile]>([:])
+    private let turn = Mutex(0)
 
     init(_ folders: TierFolders, engine: any DataEngine, memory: TierMemory, replies: Replies) {
         self.folders = folders
@@ -53,10 +54,11 @@ final class FileWriting: Sendable {
         let run = Names.runFolder(file.key.run)
         let beside = folders.start.form == .beside
         if !beside { try refuseIfDecided(file.key) }
-        let (root, free) = try roomiest()
         let needed = file.bytes + folders.start.reserveBytes
+        let (root, free) = try chooseRoot(needed: needed)
         guard free >= needed else {
-            throw TierFailure(kind: .noSpace, text: "'\(root.path)' has \(free) bytes free, \(file.bytes) and a reserve of \(folders.start.reserveBytes) are needed",
+            let reserve = folders.start.reserveBytes == 0 ? "" : ", and a reserve of \(Self.mebibytes(folders.start.reserveBytes))"
+            throw TierFailure(kind: .noSpace, text: "no space on '\(root.path)': \(free >> 20) MiB are free, \(Self.mebibytes(file.bytes))\(reserve) are needed",
                               path: root.path, needed: needed, available: free)
         }
         let folder = beside ? run : "\(run)/\(Names.savingFolder(file.key.save))"
@@ -81,18 +83,24 @@ final class FileWriting: Sendable {
         return opened
     }
 
-    /// The folder with the most free space: files of several ranks spread over drives.
-    private func roomiest() throws -> (root: TierRoot, free: Int) {
-        var best: (root: TierRoot, free: Int)?, failure: IOFailure?
+    /// The folders in turn, so that the files of several ranks are written by several drives at once; those that have less than
+    /// half of what the roomiest has free, or too little for this file, are passed over.
+    private func chooseRoot(needed: Int) throws -> (root: TierRoot, free: Int) {
+        var found: [(root: TierRoot, free: Int)] = [], failure: IOFailure?
         for root in folders.roots {
-            do {
-                let free = try Files.space(root.folder).freeBytes
-                if best.map({ $0.free < free }) ?? true { best = (root, free) }
-            } catch { failure = error }
+            do { found.append((root, try Files.space(root.folder).freeBytes)) } catch { failure = error }
         }
-        if let best { return best }
-        throw failure ?? IOFailure(operation: "space", errno: IOFailure.inputOutput)
+        guard let roomiest = found.max(by: { $0.free < $1.free }) else { throw failure ?? IOFailure(operation: "space", errno: IOFailure.inputOutput) }
+        let fitting = found.filter { $0.free >= needed && $0.free >= roomiest.free / 2 }
+        guard !fitting.isEmpty else { return roomiest }
+        return turn.withLock { turn in
+            turn = (turn + 1) % fitting.count
+            return fitting[turn]
+        }
     }
+
+    /// Rounded up: what is needed.
+    private static func mebibytes(_ bytes: Int) -> String { "\((bytes + (1 << 20) - 1) >> 20) MiB" }
 
     private func refuseIfDecided(_ key: RankSaveKey) throws {
         let path = "\(Names.runFolder(key.run))/\(Names.decision(key.save))"
