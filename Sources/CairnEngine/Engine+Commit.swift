@@ -105,8 +105,11 @@ extension Engine {
         // After a restart nothing is removed before it is known again what the attempt's restores name.
         guard let run = runs[key], !run.attempts.isEmpty, run.attempts.values.allSatisfy(\.resumed) else { return }
         let protected = run.unfinished.sorted()
-        var sequences = run.attempts.values.compactMap(\.parent)
-        for attempt in run.attempts.values {
+        // What an attempt that has ended restored is nobody's any more.
+        let newest = run.attempts.values.compactMap(\.number).max()
+        let live = run.attempts.values.filter { $0.number == nil || $0.number == newest }
+        var sequences = live.compactMap(\.parent)
+        for attempt in live {
             for restore in attempt.restores.values {
                 if case .chosen(_, let sequence?, _) = restore.phase { sequences.append(sequence) }
             }
