@@ -71,7 +71,7 @@ install:
 	  '$(DESTDIR)$(PREFIX)/lib/tmpfiles.d' '$(DESTDIR)$(PREFIX)/share/doc/cairn' '$(DESTDIR)$(SYSCONFDIR)/cairn'
 	install -m 0755 .build/release/cairnd .build/release/cairn '$(DESTDIR)$(PREFIX)/bin/'
 	for unit in cairnd.service cairnd.socket cairnd@.service; do \
-	  sed 's|/usr/bin/|$(PREFIX)/bin/|; s|/etc/cairn/|$(SYSCONFDIR)/cairn/|' "systemd/$$unit" \
+	  sed 's|/usr/bin/|$(PREFIX)/bin/|; s|/usr/share/|$(PREFIX)/share/|; s|/etc/cairn/|$(SYSCONFDIR)/cairn/|' "systemd/$$unit" \
 	    > '$(DESTDIR)$(PREFIX)/lib/systemd/system/'"$$unit"; \
 	  chmod 0644 '$(DESTDIR)$(PREFIX)/lib/systemd/system/'"$$unit"; done
 	install -m 0644 systemd/sysusers.conf '$(DESTDIR)$(PREFIX)/lib/sysusers.d/cairn.conf'
