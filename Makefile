@@ -39,7 +39,8 @@ release: setup
 run: release
 	scripts/demo.sh
 
-# Each Swift test has a limit of its own; the bounds here are for a test that hangs all the same.
+# Each Swift test has a limit of its own; the bounds here are for a test that hangs all the same. Of Swift's tests those that
+# fail are shown, and a line for each suite.
 test: check-python test-swift test-python check-systemd
 	@echo 'make test: all passed'
 
@@ -50,7 +51,7 @@ check-python: setup
 
 test-swift: setup
 	timeout --kill-after=30 1200 swift build --build-tests
-	timeout --kill-after=30 1200 swift test --skip-build
+	timeout --kill-after=30 1200 swift test --skip-build 2>&1 | grep --line-buffered -vE '^(◇|✔ Test [^ ]+\()|started\.$$'
 
 test-python: release
 	test -x "$(CAIRN_BIN)/cairnd"
