@@ -71,19 +71,27 @@ extension Engine {
         }
     }
 
+    /// What could not be restored is not tried again; a restore after a good one begins at the newest.
+    func oldestFailed(_ attempt: Attempt, before number: Int) -> CommitSequence? {
+        var oldest: CommitSequence?
+        for (_, restore) in attempt.restores.filter({ $0.key < number }).sorted(by: { $0.key > $1.key }) {
+            if restore.verdict == true { break }
+            guard case .chosen(_, let sequence?, _) = restore.phase else { continue }
+            oldest = oldest.map { min($0, sequence) } ?? sequence
+        }
+        return oldest
+    }
+
     /// The newest save that this daemon holds whole for the whole world though no file says committed.
     func bestHere(_ attempt: Attempt, _ number: Int) -> Candidate? {
-        let tried = attempt.restores.filter { $0.key < number }.values.compactMap { restore -> CommitSequence? in
-            if case .chosen(_, let sequence, _) = restore.phase { return sequence }
-            return nil
-        }.min()
+        let failed = oldestFailed(attempt, before: number)
         var best: Candidate?
         for save in saves.values where save.key.run == attempt.key.run && save.decision == nil && save.voidReason == nil {
             let parts = (0..<save.worldSize).compactMap { rank in save.ranks[rank].flatMap { rankSaves[$0] } }
             guard parts.count == save.worldSize, let count = parts.first?.count,
                   parts.allSatisfy({ $0.failure == nil && ($0.published(on: .local) || ($0.isStaged && $0.isResident)) }) else { continue }
             let sequence = CommitSequence(attempt: save.key.save.attempt, count: count)
-            if let tried, sequence >= tried { continue }
+            if let failed, sequence >= failed { continue }
             if let step = attempt.restores[number]?.step, step != save.key.save.step { continue }
             let level = parts.map(\.level).min() ?? .staged
             if best.map({ $0.sequence < sequence }) ?? true {
@@ -107,12 +115,9 @@ extension Engine {
 
     func choseBeside(_ key: AttemptKey, _ number: Int, _ steps: [StepSummary]) {
         guard let attempt = runs[key.run]?.attempts[key.tokenHash], let restore = attempt.restores[number] else { return }
-        let tried = attempt.restores.filter { $0.key < number }.values.compactMap { restore -> CommitSequence? in
-            if case .chosen(_, let sequence, _) = restore.phase { return sequence }
-            return nil
-        }.min()
+        let failed = oldestFailed(attempt, before: number)
         let best = steps.filter { step in
-            if let tried, step.sequence >= tried { return false }
+            if let failed, step.sequence >= failed { return false }
             return restore.step.map { $0 == step.step } ?? !step.superseded
         }.max { $0.sequence < $1.sequence }
         log(.warning, "the \(committing) tier is down: restore \(number) is chosen from the local copies of commits")

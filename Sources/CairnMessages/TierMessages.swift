@@ -18,6 +18,8 @@ public struct TierStart: Codable, Sendable {
     /// which main assigns (their numbers go on from `bufferSlots`).
     public var bufferSlots: Int
     public static let readBackSlots = 4
+    /// No other daemon may use these folders: a local tier, unless the configuration says that it is shared.
+    public var exclusive: Bool
     /// Writes and reads in flight at once.
     public var depth: Int
     public var ring: Preference
@@ -26,10 +28,10 @@ public struct TierStart: Codable, Sendable {
     public var reserveBytes: Int
     public var fileMode: UInt32
     public var group: String?
-    public init(tier: Tier, form: TierForm, paths: [String], instance: String, node: String, pool: PoolShape, bufferSlots: Int, depth: Int,
+    public init(tier: Tier, form: TierForm, paths: [String], instance: String, node: String, pool: PoolShape, bufferSlots: Int, exclusive: Bool, depth: Int,
                 ring: Preference, direct: Preference, reserveBytes: Int, fileMode: UInt32, group: String?) {
         self.tier = tier; self.form = form; self.paths = paths; self.instance = instance; self.node = node; self.pool = pool
-        self.bufferSlots = bufferSlots; self.depth = depth; self.ring = ring; self.direct = direct
+        self.bufferSlots = bufferSlots; self.exclusive = exclusive; self.depth = depth; self.ring = ring; self.direct = direct
         self.reserveBytes = reserveBytes; self.fileMode = fileMode; self.group = group
     }
 }
@@ -117,7 +119,7 @@ public enum TierRequest: Codable, Sendable {
     case look(id: Int, run: RunKey, save: SaveID, worldSize: Int)
 
     // Restore.
-    /// Publishes restore-K.json: the newest committed step (or `step`) older than all earlier choices of this attempt, or
+    /// Publishes restore-K.json: the newest committed step (or `step`) older than this attempt's choices that failed since a good one, or
     /// `candidate` if newer. -> choice
     case choose(id: Int, run: RunKey, attempt: Int, restore: Int, step: Int?, candidate: Candidate?)
     /// -> choice, or nothing yet

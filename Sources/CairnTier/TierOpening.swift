@@ -19,7 +19,7 @@ struct TierOpening {
         }
         for path in paths {
             let folder = try Self.open(path, mode: start.form == .beside ? 0o700 : 0o750)
-            if start.form == .beside || start.tier == .local { locks.append(try Self.lock(folder, path)) }
+            if start.exclusive { locks.append(try Self.lock(folder, path)) }
             let direct = try Self.probe(folder, path, start, &notes)
             roots.append(TierRoot(path: path, folder: folder, direct: direct))
         }

@@ -97,7 +97,7 @@ final class TierHarness {
         let (mine, its) = try UnixSocket.pair()
         queue = try FrameQueue(mine)
         thread = try Threads.spawn(name: "tier") { _ = runTierWorker(channel: its, asProcess: false) }
-        try send(.start(TierStart(tier: tier, form: form, paths: paths, instance: instance, node: node, pool: shape, bufferSlots: bufferSlots, depth: 8,
+        try send(.start(TierStart(tier: tier, form: form, paths: paths, instance: instance, node: node, pool: shape, bufferSlots: bufferSlots, exclusive: tier == .local, depth: 8,
                                   ring: mode.ring, direct: mode.direct, reserveBytes: reserve, fileMode: 0o640, group: nil)),
                  descriptors: [memory.descriptor, buffer.descriptor])
         switch try next().0 {

@@ -84,7 +84,8 @@ extension Daemon {
         }
         let start = TierStart(
             tier: tier, form: tier == engine.committing ? .committing : .beside, paths: paths, instance: link.instance, node: node, pool: poolShape,
-            bufferSlots: Engine.loadBufferSlots, depth: DaemonLimits.tierDepth,
+            bufferSlots: Engine.loadBufferSlots,
+            exclusive: tier == .local && configuration.tiers.local?.shared != true, depth: DaemonLimits.tierDepth,
             ring: ring == .auto ? .auto : ring == .ioUring ? .on : .off, direct: direct == .auto ? .auto : direct == .on ? .on : .off,
             reserveBytes: reserve, fileMode: configuration.files.mode, group: configuration.files.group)
         link.send(TierRequest.start(start), descriptors: poolSegments.map(\.descriptor) + [buffer.descriptor])
