@@ -31,7 +31,7 @@ class Layout:
         self.scratched: list[int] = []  # copied before each save
         self.wandering: set[int] = set()  # of those, the ones whose address is new each time and does not matter
         self.addresses: list[int] = []
-        self.rest: tuple[Any, ...] = ()
+        self.rest: tuple[list[Any], list[Any], list[Any]] = ([], [], [])  # shapes, strides, dtypes
         self.any_lazy = False
         self.bytes = 0
         self.structure = b""
@@ -95,7 +95,7 @@ class Layouts:
         if layout.lazy != wanted or layout.tokens != flat.tokens or layout.guarded != self._guard.signature():
             return False
         try:
-            addresses, *rest = tensors.signatures(flat.tensors, flat.odd)
+            addresses, *rest = tensors.signatures(flat.tensors, flat.odd, flat.arrays)
         except (RuntimeError, NotImplementedError):
             return False  # something came that has no memory: describing it says what
         for index in layout.wandering:
@@ -116,8 +116,8 @@ class Layouts:
         layout = Layout(flat, lazy, self._guard.signature())
         self._guard.refresh()
         layout.leaves = [tensors.describe(name, tensor) for name, tensor in zip(layout.outline.names, flat.tensors, strict=True)]
-        addresses, *rest = tensors.signatures(flat.tensors, flat.odd)
-        layout.addresses, layout.rest = addresses, tuple(rest)
+        addresses, *rest = tensors.signatures(flat.tensors, flat.odd, flat.arrays)
+        layout.addresses, layout.rest = addresses, (rest[0], rest[1], rest[2])
         comparable = before is not None and before.tokens == flat.tokens and before.rest == layout.rest
         first: dict[tuple[Any, ...], str] = {}
         records: list[dict[str, Any]] = []

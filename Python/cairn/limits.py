@@ -36,9 +36,15 @@ RECONNECT_LAST_SECONDS = 10.0
 LOAD_SECONDS = 150.0
 """One lease's bytes from the slowest tier; the daemon itself gives up on a tier's worker after 120 s."""
 
-LEASE_BYTES = 64 << 20
-LEASES = 2
-"""What a restore reads through, in turns: small and reused, since fresh memory is slow to touch for the first time."""
+LEASE_BYTES = 8 << 20
+LEASES = 3
+"""What a restore reads through, in turns. Fresh memory is slow to touch for the first time, and three of this size stay in
+the processor's cache on their way from the daemon's memory to the tensors: 1.5 times as fast as two of 32 MiB."""
+
+TIER_LEASE_BYTES = 32 << 20
+TIER_LEASES = 2
+"""Taken as well when the bytes come from a tier: a drive needs some chunks to be read at once. With leases of 8 MiB it gave
+0.8 GB/s, with these 2.0."""
 
 LEAST_LEASE_BYTES = 1 << 20
 LEASE_RETRY_SECONDS = 0.1

@@ -192,8 +192,8 @@ class Loader:
         self._session = session
         self._step = step
         self._sequence = sequence
-        self._leases = session.take_leases()
-        self._room = min(min(lease.bytes for lease in self._leases), session.limits.get("loadBytes", limits.LEASE_BYTES))
+        self._use(session.take_leases(limits.LEASES, limits.LEASE_BYTES))
+        self._is_wide = False
         self._boxes_per_load = min(limits.BOXES_PER_LOAD, session.limits.get("boxes", limits.BOXES_PER_LOAD))
         self.tiers: set[str] = set()
 
@@ -208,6 +208,7 @@ class Loader:
 
     def load(self, targets: list[Target]) -> None:
         """Fill all targets."""
+        self._widen(sum(target.bytes for target in targets))
         asked: deque[Batch] = deque()
         with self._session.loads_lock:
             try:
@@ -224,6 +225,19 @@ class Loader:
             except BaseException:  # as ^C: which replies have come is not known
                 self._session.loads.shutdown()
                 raise
+
+    def _use(self, leases: list[Lease]) -> None:
+        self._leases = leases
+        self._room = min(min(lease.bytes for lease in leases), self._session.limits.get("loadBytes", limits.LEASE_BYTES))
+
+    def _widen(self, count: int) -> None:
+        """Take larger leases where much is to come from a tier; the tree, which is read first, has told whether it does."""
+        if self._is_wide or self.tiers <= {"memory"} or count <= self._room:
+            return
+        self._is_wide = True
+        larger = self._session.take_leases(limits.TIER_LEASES, limits.TIER_LEASE_BYTES)
+        if larger and min(lease.bytes for lease in larger) > self._room:
+            self._use(larger)
 
     def _batches(self, targets: list[Target]) -> Iterator[Batch]:
         """Each fits its lease even if every box begins at a multiple of LEASE_ALIGNMENT; leases take turns."""

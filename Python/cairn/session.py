@@ -109,17 +109,19 @@ class Session:
         with self.loads_lock:
             return self.loads.call(CHECKPOINT + method, parameters, timeout=timeout)
 
-    def take_leases(self) -> list[Lease]:
-        """The leases of a restore: smaller or fewer where other ranks have most of what the daemon lends, but at least one.
+    def take_leases(self, count: int, wanted: int) -> list[Lease]:
+        """Up to ``count`` leases, of ``wanted`` bytes or less where other ranks have most of what the daemon lends.
 
         Raises:
-            TooLarge: the daemon lends nothing for longer than a call may take.
+            TooLarge: the daemon lends nothing for longer than a call may take, and this session has none.
         """
-        wanted = limits.LEASE_BYTES
+        taken: list[Lease] = []
         deadline = time.monotonic() + limits.CALL_SECONDS
-        while len(self.leases) < limits.LEASES:
+        while len(taken) < count:
             try:
-                self.leases.append(self._lease(wanted))
+                lease = self._lease(wanted)
+                taken.append(lease)
+                self.leases.append(lease)
             except errors.TooLarge as refusal:
                 left = int(refusal.parameters.get("limit", 0)) // limits.LEASE_ALIGNMENT * limits.LEASE_ALIGNMENT
                 if limits.LEAST_LEASE_BYTES <= left < wanted:
@@ -130,7 +132,7 @@ class Session:
                     raise
                 else:
                     time.sleep(limits.LEASE_RETRY_SECONDS)
-        return self.leases
+        return taken
 
     def give_back_leases(self) -> None:
         """Release them: the daemon's memory is for staging between restores."""

@@ -38,15 +38,16 @@ Token = object
 
 
 class Flat:
-    """A state, flattened. ``odd`` is true when a tensor is of a class other than torch.Tensor and Parameter."""
+    """A state, flattened. ``odd``: a tensor is of a class other than torch.Tensor and Parameter; ``arrays``: some are numpy's."""
 
-    __slots__ = ("odd", "tensors", "tokens", "values")
+    __slots__ = ("arrays", "odd", "tensors", "tokens", "values")
 
     def __init__(self) -> None:
         self.tokens: list[Token] = []
         self.tensors: list[Any] = []
         self.values: list[Any] = []
         self.odd = False
+        self.arrays = False
 
 
 def is_stateful(node: object) -> bool:
@@ -103,6 +104,7 @@ def flatten(state: object) -> Flat:
             tokens.append(kind)
             tensors.append(node)
         elif ndarray is not None and issubclass(kind, ndarray) and dtypes.of_numpy(node.dtype) is not None:
+            flat.arrays = True
             tokens.append(kind)
             tensors.append(node)
         elif isinstance(node, Mapping) and not is_stateful(node):

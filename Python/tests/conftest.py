@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import signal
@@ -11,6 +12,11 @@ from pathlib import Path
 from types import FrameType
 
 import pytest
+
+with contextlib.suppress(ImportError):
+    import torch
+
+    torch.set_num_threads(1)  # what tests compute is small, and daemons want the other cores
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -60,7 +66,7 @@ def shared() -> Iterator[Daemon]:
     needs_daemon()
     cluster = Cluster(short_folder())
     try:
-        yield cluster.daemon()
+        yield cluster.daemon(retention="{local: {keep: 1000}}")
     finally:
         cluster.stop()
 

@@ -168,7 +168,7 @@ def test_progress_extends_the_fence(cluster: Cluster) -> None:
                 time.sleep(0.4)
                 mark = save._progress
                 pause.resume()
-                until(lambda mark=mark: save._progress != mark)
+                until(lambda mark=mark: save.free or save._progress != mark)
                 pause = daemon.paused("local")
             pause.resume()
 
