@@ -13,15 +13,30 @@ from types import FrameType
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-for folder in (Path(__file__).parent, ROOT / "Python" / "tests", ROOT / "Python"):
-    sys.path.insert(0, str(folder))
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(ROOT / "Python" / "tests"))
+sys.path.insert(0, str(ROOT / "Python"))
 
-from machine import Mounts, leftovers, unused
-from real_daemon import Cluster, Daemon, binary, short_folder
+from real_daemon import Cluster, Daemon, binary, short_folder  # noqa: E402
+
+from machine import Mounts, leftovers, unused  # noqa: E402
 
 TEST_SECONDS = int(os.environ.get("CAIRN_TEST_SECONDS", "90"))
-LEFT_BEHIND = ("CAIRN_ATTEMPT", "CAIRN_SOCKET", "CAIRN_NODE", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "SLURM_JOB_ID",
-               "JOURNAL_STREAM", "NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")  # fmt: skip
+LEFT_BEHIND = [
+    "CAIRN_ATTEMPT",
+    "CAIRN_SOCKET",
+    "CAIRN_NODE",
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_RANK",
+    "LOCAL_WORLD_SIZE",
+    "SLURM_JOB_ID",
+    "JOURNAL_STREAM",
+    "NOTIFY_SOCKET",
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "LISTEN_FDNAMES",
+]
 
 
 @pytest.fixture(autouse=True)

@@ -32,12 +32,19 @@ def until(what: str, condition: Callable[[], Value], seconds: float = 20.0) -> V
         time.sleep(0.02)
 
 
+def binary_beside(name: str) -> Path:
+    """A program of the build under test."""
+    found = binary().parent / name
+    if not found.exists():
+        pytest.skip(f"no program at {found}")
+    return found
+
+
 def cli(daemon: Daemon, *arguments: str, code: int = 0, timeout: float = 20.0) -> str:
     """What `cairn` prints; its exit code must be as expected."""
-    command = binary().parent / "cairn"
-    if not command.exists():
-        pytest.skip(f"no command at {command}")
-    done = subprocess.run([str(command), *arguments, "--socket", daemon.socket], capture_output=True, text=True, timeout=timeout)
+    done = subprocess.run(
+        [str(binary_beside("cairn")), *arguments, "--socket", daemon.socket], capture_output=True, text=True, timeout=timeout
+    )
     assert done.returncode == code, f"cairn {' '.join(arguments)} ended with {done.returncode}: {done.stdout}{done.stderr}"
     return done.stdout if code == 0 else done.stdout + done.stderr
 

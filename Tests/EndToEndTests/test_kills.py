@@ -5,30 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import time
-from typing import Any
-
-import numpy as np
-import pytest
-from machine import cli, leftovers, living, status, steps, tier, until, workers
-from real_daemon import Cluster, Daemon
 
 import cairn
+import numpy as np
+import pytest
+from real_daemon import Cluster
 
-MIB = 1 << 20
-
-
-def state(step: int, mebibytes: int = 16) -> dict[str, Any]:
-    return {f"t{index}": np.full(MIB // 4, step * 1000 + index, dtype=np.float32) for index in range(mebibytes)} | {"step": step}
-
-
-def check(daemon: Daemon, step: int, mebibytes: int = 16) -> None:
-    """A later launch gets ``step`` back."""
-    into = state(0, mebibytes)
-    with daemon.open() as checkpointer:
-        checkpointer._link.wait_for_session(20)
-        assert checkpointer.restore(into) == step
-    for name, expected in state(step, mebibytes).items():
-        assert np.array_equal(into[name], expected), name
+from jobs import check, state
+from machine import cli, leftovers, living, status, steps, tier, until, workers
 
 
 @pytest.mark.parametrize("role", ["main", "stager", "local", "global"])
@@ -38,7 +22,7 @@ def test_a_killed_process_costs_some_saves_and_no_more(cluster: Cluster, role: s
     pid = workers(daemon)[role]
     with daemon.open() as checkpointer:
         step, late = 0, 0.0
-        for round in range(3):
+        for _ in range(3):
             for _ in range(4):
                 step += 1
                 begin = time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import secrets
 import signal
 import time
@@ -11,9 +12,10 @@ from typing import Any
 import cairn
 import numpy as np
 import pytest
-from machine import steps, until
 from real_daemon import Cluster, Daemon
-from test_kills import state
+
+from jobs import state
+from machine import steps, until
 
 
 def open_rank(daemon: Daemon, rank: int, world: int, attempt: str, *, here: int | None = None) -> cairn.Checkpointer:
@@ -21,10 +23,10 @@ def open_rank(daemon: Daemon, rank: int, world: int, attempt: str, *, here: int 
     return daemon.open(rank=rank, world_size=world, local_rank=rank % local, local_world_size=local, attempt=attempt)
 
 
-def restore_all(daemons: list[Daemon], ranks: list[tuple[int, int]], world: int, here: int) -> list[tuple[int | None, dict[str, Any]]]:
+def restore_all(
+    daemons: list[Daemon], ranks: list[tuple[int, int]], world: int, here: int
+) -> list[tuple[int | None, dict[str, Any]]]:
     """A new launch; ``ranks`` are pairs of rank and index of its daemon. All ranks restore at the same time."""
-    import concurrent.futures
-
     attempt = secrets.token_hex(8)
 
     def one(rank: int, index: int) -> tuple[int | None, dict[str, Any]]:

@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cairn
 import numpy as np
 import pytest
-from machine import NOBODY, as_nobody, until
 from real_daemon import Cluster, binary
 
-import cairn
+from machine import NOBODY, as_nobody, until
 
 GOOD = "tiers: {{local: {{paths: [{folder}/local]}}}}\npool: {{size: 128MiB}}\nsocket: {folder}/s\n"
 
@@ -211,7 +211,8 @@ def test_socket_activation_by_systemds_own_tool(folder: Path) -> None:
         pytest.skip("systemd-socket-activate is not here")
     config = folder / "c.yaml"
     config.write_text(GOOD.format(folder=folder))
-    command = ["systemd-socket-activate", "-l", str(folder / "s"), "-l", str(folder / "s.memory"), str(binary()), "--config", str(config)]
+    listen = ["-l", str(folder / "s"), "-l", str(folder / "s.memory")]
+    command = ["systemd-socket-activate", *listen, str(binary()), "--config", str(config)]
     with running(command, folder / "log", folder / "s", dict(os.environ)):
         save_and_restore(folder / "s")
 

@@ -7,13 +7,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import cairn
 import numpy as np
 import pytest
-from machine import Mounts, cli, status, steps, until
 from real_daemon import Cluster, Daemon
-from test_kills import check, state
 
-import cairn
+from jobs import check, state, with_global, with_paths
+from machine import Mounts, cli, status, steps, until
 
 BLOCK = 256 << 10
 MODES: dict[str, dict[str, Any]] = {
@@ -23,24 +23,6 @@ MODES: dict[str, dict[str, Any]] = {
     "memory descriptor": {"environment": {"CAIRN_FORCE_MEMORY_DESCRIPTOR": "1"}},
     "unlocked pool": {"lock": False},
 }
-
-
-def with_paths(daemon: Daemon, paths: list[Path], *, reserve: str = "0B") -> Daemon:
-    """The same daemon on other local folders."""
-    daemon.stop()
-    text = daemon.config.read_text()
-    before = next(line for line in text.splitlines() if line.startswith("  local:"))
-    after = f"  local: {{paths: [{', '.join(map(str, paths))}], reserve: {reserve}}}"
-    daemon.config.write_text(text.replace(before, after))
-    return daemon.start()
-
-
-def with_global(daemon: Daemon, path: Path) -> Daemon:
-    daemon.stop()
-    text = daemon.config.read_text()
-    daemon.config.write_text(text.replace(f"path: {daemon.shared},", f"path: {path},"))
-    daemon.shared = path
-    return daemon.start()
 
 
 @pytest.mark.parametrize("mode", MODES)

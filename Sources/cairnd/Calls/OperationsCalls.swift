@@ -332,7 +332,7 @@ extension Daemon {
 
     private func watch(_ parameters: Operations.Watch.Parameters, _ context: CallContext) {
         let uid = parameters.uid ?? (isOperator(context) && parameters.run == nil ? nil : context.uid)
-        guard uid == context.uid || isOperator(context) else { return context.fail(.noSuchRun(run: parameters.run ?? "")) }
+        guard uid == context.uid || isOperator(context) else { return context.fail(.noSuchRun(run: (uid.map { "\($0)/" } ?? "") + (parameters.run ?? ""))) }
         let run = parameters.run.map { RunKey(uid: uid ?? context.uid, name: $0) }
         let watcher = Watcher(context: context, run: run, uid: uid, rank: nil) { context, notice in
             context.push(Operations.Watch.Reply(event: Operations.Event(
