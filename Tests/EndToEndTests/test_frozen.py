@@ -5,10 +5,9 @@ from __future__ import annotations
 import signal
 import time
 
-from real_daemon import Cluster
-
 from jobs import check, state, with_global
 from machine import Mounts, cli, leftovers, living, status, steps, tier, until, unused, workers
+from real_daemon import Cluster
 
 
 def test_status_answers_and_local_saves_go_on_until_it_thaws(cluster: Cluster, mounts: Mounts) -> None:

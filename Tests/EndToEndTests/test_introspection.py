@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 
 import pytest
-from real_daemon import Cluster
-
 from jobs import state
+from real_daemon import Cluster
 
 varlink = pytest.importorskip("varlink", reason="the PyPI package varlink is not here")
 

@@ -6,13 +6,13 @@ import os
 import signal
 import time
 
-import cairn
 import numpy as np
 import pytest
-from real_daemon import Cluster
-
 from jobs import check, state
 from machine import cli, leftovers, living, status, steps, tier, until, workers
+from real_daemon import Cluster
+
+import cairn
 
 
 @pytest.mark.parametrize("role", ["main", "stager", "local", "global"])

@@ -9,13 +9,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-import cairn
 import numpy as np
 import pytest
-from real_daemon import Cluster, Daemon
-
 from jobs import state
 from machine import steps, until
+from real_daemon import Cluster, Daemon
+
+import cairn
 
 
 def open_rank(daemon: Daemon, rank: int, world: int, attempt: str, *, here: int | None = None) -> cairn.Checkpointer:

@@ -8,10 +8,9 @@ import resource
 import socket
 import time
 
-from real_daemon import Cluster, Raw
-
 from jobs import MIB, check, check_small, small, state
 from machine import anonymous_bytes, cpu_seconds, descriptors, living, status, until
+from real_daemon import Cluster, Raw
 
 MEMORY_BYTES = 64 * MIB
 

@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import cairn
 import numpy as np
 import pytest
+from machine import NOBODY, as_nobody, until
 from real_daemon import Cluster, binary
 
-from machine import NOBODY, as_nobody, until
+import cairn
 
 GOOD = "tiers: {{local: {{paths: [{folder}/local]}}}}\npool: {{size: 128MiB}}\nsocket: {folder}/s\n"
 

@@ -7,13 +7,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-import cairn
 import numpy as np
 import pytest
-from real_daemon import Cluster, Daemon
-
 from jobs import check, state, with_global, with_paths
 from machine import Mounts, cli, status, steps, until
+from real_daemon import Cluster, Daemon
+
+import cairn
 
 BLOCK = 256 << 10
 MODES: dict[str, dict[str, Any]] = {

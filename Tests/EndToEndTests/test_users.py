@@ -7,10 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from real_daemon import Cluster, Daemon, trainer
-
 from jobs import check, state
 from machine import NOBODY, as_nobody, binary_beside, cli, until
+from real_daemon import Cluster, Daemon, trainer
 
 OTHER = """
 import ctypes, json, os, sys
