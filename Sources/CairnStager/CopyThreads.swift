@@ -1,5 +1,6 @@
-// The threads that copy, and the watchdog over them. A rank's memory can be a mapping of a hung filesystem, and such a copy
-// cannot be ended: its thread is written off and replaced, its slot stays busy until it returns (if ever).
+// The threads that copy, and the watchdog over them. Eager bytes are copied at normal priority, for `save()` waits for them; lazy
+// ones with the configuration's niceness, for the rank trains meanwhile. A rank's memory can be a mapping of a hung filesystem, and
+// such a copy cannot be ended: its thread is written off and replaced, its slot stays busy until it returns (if ever).
 import CairnIO
 import CairnMessages
 import Synchronization
@@ -8,10 +9,11 @@ final class CopyThreads: Sendable {
     /// One thread's place, as the watchdog sees it.
     private final class Place: Sendable {
         let number: Int
+        let phase: ChunkWork.Phase
         let work = Monitor<ChunkWork?>(nil)
         /// When the last block was done.
         let progressNanoseconds = Atomic(0)
-        init(_ number: Int) { self.number = number }
+        init(_ number: Int, _ phase: ChunkWork.Phase) { self.number = number; self.phase = phase }
     }
 
     private let queue: StagingQueue
@@ -30,7 +32,10 @@ final class CopyThreads: Sendable {
     }
 
     func start(_ count: Int) throws(IOFailure) {
-        for _ in 0..<max(1, count) { try add() }
+        for _ in 0..<max(1, count) {
+            try add(.eager)
+            try add(.lazy)
+        }
         try Threads.spawn(name: "stage-watch") { self.watch() }
     }
 
@@ -42,15 +47,18 @@ final class CopyThreads: Sendable {
     /// No thread is left to replace a further one that sticks.
     var isExhausted: Bool { queue.stuckThreads >= StagerLimits.stuckThreads }
 
-    private func add() throws(IOFailure) {
-        let place = Place(numbers.add(1, ordering: .relaxed).newValue)
+    private func add(_ phase: ChunkWork.Phase) throws(IOFailure) {
+        let place = Place(numbers.add(1, ordering: .relaxed).newValue, phase)
         places.update { $0.append(place) }
-        try Threads.spawn(name: "stage-\(place.number)", niceness: niceness, scheduling: .batch) { self.run(place) }
+        switch phase {
+        case .eager: try Threads.spawn(name: "eager-\(place.number)") { self.run(place) }
+        case .lazy: try Threads.spawn(name: "stage-\(place.number)", niceness: niceness, scheduling: .batch) { self.run(place) }
+        }
     }
 
     private func run(_ place: Place) {
         defer { places.update { $0.removeAll { $0 === place } } }
-        while let work = queue.take() {
+        while let work = queue.take(place.phase) {
             place.progressNanoseconds.store(Clock.monotonicNanoseconds(), ordering: .releasing)
             place.work.update { $0 = work }
             running.update { $0 += 1 }
@@ -79,7 +87,7 @@ final class CopyThreads: Sendable {
                     + "a mapping of a filesystem that hangs?"
                 guard queue.writeOff(work, thread: place.number, text: text), !isExhausted else { continue }
                 // Without a replacement the others go on; the next finding tries again.
-                try? add()
+                try? add(place.phase)
             }
         }
     }

@@ -1,8 +1,9 @@
 // The stager: the only process that writes the pool, and the only one that touches a rank's memory, descriptors and leases.
 //   main thread     reads requests, keeps sessions and layouts; makes no call that a rank's memory can block
-//   stage-N         copy chunks (niceness of the configuration)     stage-watch   writes off copies that stick
-//   pool-filler     makes the pool's pages present, and locks them  service-N     restores, leases
-//   memory-socket   accepts; attach: one thread a connection        outbox        sends replies in order
+//   eager-N         copy what save() waits for                      stage-watch   writes off copies that stick
+//   stage-N         copy the rest (niceness of the configuration)   service-N     restores, leases
+//   pool-filler     makes the pool's pages present, and locks them  outbox        sends replies in order
+//   memory-socket   accepts; attach: one thread a connection
 import CairnIO
 import CairnMessages
 import CairnModel

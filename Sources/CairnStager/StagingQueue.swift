@@ -16,7 +16,7 @@ final class StagingQueue: Sendable {
         /// Checksums of chunks between their two phases.
         var partial: [Int: [UInt32?]] = [:]
         var isOver = false
-        var hasWork: Bool { !isOver && (!eager.isEmpty || (eagerLeft == 0 && !lazy.isEmpty)) }
+        func hasWork(_ phase: ChunkWork.Phase) -> Bool { !isOver && (phase == .eager ? !eager.isEmpty : eagerLeft == 0 && !lazy.isEmpty) }
     }
     private struct State: Sendable {
         var saves: [Int: Save] = [:]
@@ -100,21 +100,20 @@ final class StagingQueue: Sendable {
 
     // The copy threads' side.
 
-    /// Waits; nil when the role ends.
-    func take() -> ChunkWork? {
+    /// Waits for work of one phase; nil when the role ends.
+    func take(_ phase: ChunkWork.Phase) -> ChunkWork? {
         state.wait { state -> ChunkWork?? in
             if state.isStopped { return .some(nil) }
-            return next(&state).map { .some($0) }
+            return next(phase, &state).map { .some($0) }
         } ?? nil
     }
 
-    private func next(_ state: inout State) -> ChunkWork? {
+    private func next(_ phase: ChunkWork.Phase, _ state: inout State) -> ChunkWork? {
         for step in 0..<state.sessions.count {
             let index = (state.turn + step) % state.sessions.count
-            guard let handle = state.sessions[index].handles.first(where: { state.saves[$0]?.hasWork ?? false }),
+            guard let handle = state.sessions[index].handles.first(where: { state.saves[$0]?.hasWork(phase) ?? false }),
                   var save = state.saves[handle] else { continue }
             state.turn = index + 1
-            let phase: ChunkWork.Phase = save.eager.isEmpty ? .lazy : .eager
             guard let item = phase == .eager ? save.eager.popFirst() : save.lazy.popFirst() else { continue }
             let bytes = Sizes.bytes(ofChunk: item.chunk, fileBytes: save.plan.fileBytes)
             let checksums = save.partial.removeValue(forKey: item.chunk) ?? Array(repeating: nil, count: Sizes.blocks(ofFile: bytes))
