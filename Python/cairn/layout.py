@@ -95,12 +95,10 @@ class Layouts:
         if layout.lazy != wanted or layout.tokens != flat.tokens or layout.guarded != self._guard.signature():
             return False
         try:
-            addresses, *rest = tensors.signatures(flat.tensors, flat.odd, flat.arrays)
+            same = tensors.unchanged(flat.tensors, flat, (layout.addresses, *layout.rest), layout.wandering)
         except (RuntimeError, NotImplementedError):
             return False  # something came that has no memory: describing it says what
-        for index in layout.wandering:
-            addresses[index] = layout.addresses[index]
-        return addresses == layout.addresses and tuple(rest) == layout.rest and self._same_boxes(layout, flat)
+        return same and self._same_boxes(layout, flat)
 
     def _same_boxes(self, layout: Layout, flat: tree.Flat) -> bool:
         """DTensors of equal memory may still have been placed anew."""
@@ -116,7 +114,7 @@ class Layouts:
         layout = Layout(flat, lazy, self._guard.signature())
         self._guard.refresh()
         layout.leaves = [tensors.describe(name, tensor) for name, tensor in zip(layout.outline.names, flat.tensors, strict=True)]
-        addresses, *rest = tensors.signatures(flat.tensors, flat.odd, flat.arrays)
+        addresses, *rest = tensors.signatures(flat.tensors, flat)
         layout.addresses, layout.rest = addresses, (rest[0], rest[1], rest[2])
         comparable = before is not None and before.tokens == flat.tokens and before.rest == layout.rest
         first: dict[tuple[Any, ...], str] = {}
