@@ -139,11 +139,11 @@ extension Engine {
         }
     }
 
-    /// Durable locally, not yet on the global tier: read back and flushed on.
+    /// Durable locally: read back and flushed on to the global tier, if it was to go there.
     func recover(_ part: FoundRankSave) {
         let key = SaveKey(run: part.key.run, save: part.key.save)
         guard saves[key]?.ranks[part.key.rank] == nil, !run(key.run).ended.contains(key.save) else { return }
-        let rankSave = RankSave(handle: newHandle(), key: part.key, fileBytes: part.fileBytes, upto: .committed, count: part.count, session: nil,
+        let rankSave = RankSave(handle: newHandle(), key: part.key, fileBytes: part.fileBytes, upto: part.upto, count: part.count, session: nil,
                                 now: now, order: [], waitsForEager: false, recovered: true)
         let file = FileState(tier: .local, file: nextID, fileTry: 0, chunkCount: rankSave.chunkCount)
         nextID += 1
@@ -155,8 +155,9 @@ extension Engine {
         rankSave.stagedChunks = rankSave.chunkCount
         rankSave.stagedBytes = rankSave.fileBytes
         admit(rankSave, worldSize: part.worldSize)
-        log(.notice, "found durable on the local tier: flushing it to the global tier", part.key)
+        if finalLevel(part.upto) == .committed { log(.notice, "found durable on the local tier: flushing it to the global tier", part.key) }
         tell(rankSave, .local)
+        endRankSaveIfDone(rankSave)
     }
 
     func voidOrphan(_ run: RunKey, _ save: SaveID, worldSize: Int) {

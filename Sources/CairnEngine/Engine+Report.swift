@@ -115,6 +115,8 @@ extension Engine {
     public var sessionTotal: Int { sessions.count }
     public var knownRuns: [RunKey] { runs.keys.sorted() }
     public func attemptNumber(session token: SessionToken) -> Int? { sessions[token].flatMap { attempt(of: $0)?.number } }
+    /// The step that this session's attempt restored.
+    public func attemptParent(session token: SessionToken) -> CommitSequence? { sessions[token].flatMap { attempt(of: $0)?.parent } }
     public func lastCommit(run: RunKey) -> (save: SaveID, sequence: CommitSequence, at: Int)? { runs[run]?.lastCommit }
 
     /// The save behind a sequence, if this daemon still knows it, be it only from a restore's choice.

@@ -111,7 +111,8 @@ public enum TierRequest: Codable, Sendable {
     case newestAttempt(id: Int, run: RunKey)
 
     // Decisions (committing form only).
-    /// All manifests seen and sound: record, link, folder's last name. Completes a commit that stands already. -> decision, or missing
+    /// All manifests seen and sound: record, link, folder's last name. Completes a commit that stands already. `parent` is
+    /// used where rank 0's manifest names none. -> decision, or missing
     case decide(id: Int, run: RunKey, save: SaveID, worldSize: Int, parent: CommitSequence?)
     /// -> decision (the one that stands, maybe a commit)
     case void(id: Int, run: RunKey, save: SaveID, reason: String)
@@ -191,8 +192,11 @@ public struct FoundRankSave: Hashable, Codable, Sendable {
     /// Rank 0's count of saves, where this is rank 0's.
     public var count: Int?
     public var decision: DecisionOutcome?
-    public init(key: RankSaveKey, step: Int, worldSize: Int, fileBytes: Int, count: Int?, decision: DecisionOutcome?) {
+    /// How far it was to go.
+    public var upto: Level
+    public init(key: RankSaveKey, step: Int, worldSize: Int, fileBytes: Int, count: Int?, decision: DecisionOutcome?, upto: Level = .committed) {
         self.key = key; self.step = step; self.worldSize = worldSize; self.fileBytes = fileBytes; self.count = count; self.decision = decision
+        self.upto = upto
     }
 }
 

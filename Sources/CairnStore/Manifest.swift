@@ -23,6 +23,10 @@ public struct Manifest: RecordValue, Hashable {
     public var contentDigest: String
     /// Rank 0's own count of `save()` calls in this attempt: with the attempt it is the commit's sequence. Nil on other ranks.
     public var count: Int?
+    /// The step that the attempt restored, said by rank 0: the commit's parent, whichever daemon commits.
+    public var parent: CommitSequence?
+    /// How far the save was to go: what a start finishes of it.
+    public var upto: Level
     /// CRC32C of shared objects' bytes where known, so that a commit compares them without reading.
     public var objects: [String: UInt32]?
     /// What the caller gave; rank 0's goes into the commit.
@@ -32,7 +36,7 @@ public struct Manifest: RecordValue, Hashable {
     public var node: String
 
     public init(run: RunKey, save: SaveID, rank: Int, worldSize: Int, layoutDigest: String, fileBytes: Int, dataStart: Int,
-                crcs: [UInt32], count: Int?, objects: [String: UInt32]? = nil, metadata: [String: String]? = nil,
+                crcs: [UInt32], count: Int?, parent: CommitSequence? = nil, upto: Level = .committed, objects: [String: UInt32]? = nil, metadata: [String: String]? = nil,
                 savedAt: String, node: String) {
         format = FileHeader.format
         uid = run.uid
@@ -49,6 +53,8 @@ public struct Manifest: RecordValue, Hashable {
         crcDigest = Digests.full(BlockChecksums.encode(crcs))
         contentDigest = Self.contentDigest(layoutDigest: layoutDigest, crcs: crcs)
         self.count = count
+        self.parent = parent
+        self.upto = upto
         self.objects = objects
         self.metadata = metadata
         self.savedAt = savedAt
@@ -70,6 +76,8 @@ public struct Manifest: RecordValue, Hashable {
         if attempt < 1 || step < 0 || save.attemptTry < 1 { return "save \(save) has an attempt or try below 1" }
         if !(1...StoreLimits.worldSize).contains(worldSize) || !(0..<worldSize).contains(rank) { return "rank \(rank) of \(worldSize)" }
         if (count != nil) != (rank == 0) { return "rank 0, and no other, says its count of saves" }
+        if parent != nil && rank != 0 { return "rank 0, and no other, says the parent" }
+        if upto == .failed || upto == .accepted { return "a save up to '\(upto)'" }
         if let count, count < 1 || count > Int(UInt32.max) { return "a count of \(count) saves" }
         if dataStart < Sizes.alignment || !dataStart.isMultiple(of: Sizes.alignment) || dataStart > fileBytes || fileBytes > StoreLimits.fileBytes {
             return "data begins at \(dataStart) of \(fileBytes) bytes"

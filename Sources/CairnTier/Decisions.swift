@@ -121,7 +121,7 @@ final class Decisions: Sendable {
                 let layoutName = Names.layout(digest: Record.nameDigest(layout))
                 try folders.publishExactly(folders.first, folder, layoutName, layout, limit: StoreLimits.layoutFileBytes)
                 let sequence = CommitSequence(attempt: save.attempt, count: first.count ?? 0)
-                let commit = Commit(sequence: sequence, parent: parent.flatMap { $0 < sequence ? $0 : nil }, step: save.step, save: save,
+                let commit = Commit(sequence: sequence, parent: (first.parent ?? parent).flatMap { $0 < sequence ? $0 : nil }, step: save.step, save: save,
                                     worldSize: worldSize, manifests: manifests, layoutFile: layoutName, metadata: first.metadata ?? [:], savedAt: first.savedAt)
                 return .decided(try decide(run, save, .commit(commit)))
             }

@@ -135,7 +135,7 @@ final class Housekeeping: Sendable {
 
     private static func found(_ manifest: Manifest, _ decision: DecisionOutcome?) -> FoundRankSave {
         FoundRankSave(key: RankSaveKey(run: manifest.runKey, save: manifest.save, rank: manifest.rank), step: manifest.step, worldSize: manifest.worldSize,
-                      fileBytes: manifest.fileBytes, count: manifest.count, decision: decision)
+                      fileBytes: manifest.fileBytes, count: manifest.count, decision: decision, upto: manifest.upto)
     }
 
     // MARK: removal

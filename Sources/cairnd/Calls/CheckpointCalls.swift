@@ -223,6 +223,7 @@ extension Daemon {
         nextHandle += 1
         plans[handle] = PlannedSave(session: session.token, run: session.run, save: id, rank: session.rank, worldSize: session.worldSize,
                                     layoutDigest: registered.layout.digest, plan: plan, metadata: metadata,
+                                    parent: engine.attemptParent(session: session.token), upto: upto,
                                     savedAt: Clock.iso8601(Clock.utcSeconds()))
         let call = engineCall(context) { [unowned self] answer in
             switch answer {

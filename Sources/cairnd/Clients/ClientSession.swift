@@ -51,12 +51,15 @@ final class PlannedSave {
     /// Sent with `begin`, then dropped: a header of many tensors is large.
     var header: [UInt8]
     let metadata: [String: String]
+    let parent: CommitSequence?
+    let upto: Level
     let savedAt: String
     var crcs: [UInt32]
     /// The manifest's record and name, made once: both tiers get the same bytes.
     var manifest: (name: String, bytes: [UInt8])?
 
-    init(session: String, run: RunKey, save: SaveID, rank: Int, worldSize: Int, layoutDigest: String, plan: FilePlan, metadata: [String: String], savedAt: String) {
+    init(session: String, run: RunKey, save: SaveID, rank: Int, worldSize: Int, layoutDigest: String, plan: FilePlan, metadata: [String: String],
+         parent: CommitSequence?, upto: Level, savedAt: String) {
         self.session = session
         self.run = run
         self.save = save
@@ -68,6 +71,8 @@ final class PlannedSave {
         fileBytes = plan.fileBytes
         header = plan.headerBytes
         self.metadata = metadata
+        self.parent = parent
+        self.upto = upto
         self.savedAt = savedAt
         crcs = Array(repeating: 0, count: Sizes.blocks(ofFile: plan.fileBytes))
     }

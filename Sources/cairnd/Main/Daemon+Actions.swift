@@ -53,7 +53,7 @@ extension Daemon {
             let record = Record.encode(Manifest(
                 run: plan.run, save: plan.save, rank: plan.rank, worldSize: plan.worldSize, layoutDigest: plan.layoutDigest,
                 fileBytes: plan.fileBytes, dataStart: plan.dataStart, crcs: plan.crcs, count: count,
-                metadata: plan.rank == 0 ? plan.metadata : nil, savedAt: plan.savedAt, node: node))
+                parent: plan.rank == 0 ? plan.parent : nil, upto: plan.upto, metadata: plan.rank == 0 ? plan.metadata : nil, savedAt: plan.savedAt, node: node))
             manifest = (Names.manifest(rank: plan.rank, digest: Record.nameDigest(record)), record)
             plan.manifest = manifest
         }
