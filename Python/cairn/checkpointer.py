@@ -127,7 +127,9 @@ class Checkpointer:
     # Saving.
 
     def guard(self, optimizer: Any) -> None:
-        """Copy what ``optimizer`` owns lazily from now on, and fence before each of its steps. See guard.Guard.add."""
+        """Copy what ``optimizer`` owns lazily from now on, and fence before each of its steps. See guard.Guard.add.
+
+        What else changes parameters in place, as load_state_dict() or clamping them, belongs into ``with checkpointer.lock():``."""
         self._guard.add(optimizer)
 
     @contextlib.contextmanager
@@ -176,7 +178,7 @@ class Checkpointer:
             return self._unavailable(save)
         content = self._layouts.content(state, lazy)
         save._held = content.held
-        save._frozen = content.layout.any_lazy
+        save._lazy = content.lazy
         self._absent_warned = False
         self._last = save
         self._link.begin(save)
@@ -203,7 +205,7 @@ class Checkpointer:
     def _fence_frozen(self) -> None:
         """Wait, where a save has lazy tensors that are not copied yet."""
         save = self._last
-        if save is not None and save._frozen and not save.free and os.getpid() == self._pid:
+        if save is not None and save._lazy is not None and not save.free and os.getpid() == self._pid:
             self._link.fence(save)
 
     def _unavailable(self, save: Save) -> Save:

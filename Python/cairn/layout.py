@@ -32,7 +32,7 @@ class Layout:
         self.wandering: set[int] = set()  # of those, the ones whose address is new each time and does not matter
         self.addresses: list[int] = []
         self.rest: tuple[list[Any], list[Any], list[Any]] = ([], [], [])  # shapes, strides, dtypes
-        self.any_lazy = False
+        self.lazy_tensors: list[int] = []
         self.bytes = 0
         self.structure = b""
         self.registered: tuple[str, str] | None = None  # session, layout
@@ -42,12 +42,35 @@ class Layout:
 
 
 class Content:
-    """What one save consists of. ``held`` must live, unchanged where lazy, until the save is staged."""
+    """What one save consists of. ``held`` must live until the save is staged; what ``lazy`` watches must not change either."""
 
-    def __init__(self, layout: Layout, objects: list[dict[str, Any]], held: list[Any]) -> None:
+    def __init__(self, layout: Layout, objects: list[dict[str, Any]], held: list[Any], lazy: Unchanged | None) -> None:
         self.layout = layout
         self.objects = objects
         self.held = held
+        self.lazy = lazy
+
+
+class Unchanged:
+    """Watches lazy tensors by torch's version counters: they miss fused optimizers and writes through `.data`, but see the usual
+    in-place ones, as load_state_dict() before the fence, which would leave a save half old and half new without a word."""
+
+    def __init__(self, tensors: list[Any], names: list[str]) -> None:
+        self._tensors = tensors
+        self._names = names
+        self._versions = [_version(tensor) for tensor in tensors]
+
+    def changed(self) -> str | None:
+        """The name of a tensor that was changed since."""
+        versions = map(_version, self._tensors)
+        return next((name for name, old, new in zip(self._names, self._versions, versions, strict=True) if old != new), None)
+
+
+def _version(tensor: Any) -> Any:
+    try:
+        return tensor._version
+    except (AttributeError, RuntimeError):  # numpy's, or made in inference mode
+        return None
 
 
 class Layouts:
@@ -88,7 +111,10 @@ class Layouts:
             }
             for name, data in objects
         ]
-        return Content(layout, messages, [flat.tensors, tensors.storages(flat.tensors), [data for _, data in objects], layout])
+        lazy_ones = [flat.tensors[index] for index in layout.lazy_tensors]
+        watched = Unchanged(lazy_ones, [layout.leaves[index].name for index in layout.lazy_tensors]) if lazy_ones else None
+        held = [flat.tensors, tensors.storages(flat.tensors), [data for _, data in objects], layout]
+        return Content(layout, messages, held, watched)
 
     def _same(self, layout: Layout, flat: tree.Flat, lazy: Lazy) -> bool:
         wanted = lazy if lazy is None or isinstance(lazy, bool) else tuple(lazy)
@@ -140,7 +166,7 @@ class Layouts:
             records.append(leaf.record())
             if self._is_stored(leaf):
                 layout.stored.append(leaf)
-        layout.any_lazy = any(not leaf.eager for leaf in layout.stored)
+        layout.lazy_tensors = [index for index, leaf in enumerate(layout.leaves) if not leaf.eager]
         layout.bytes = sum(leaf.bytes for leaf in layout.stored)
         body = {"format": tree.FORMAT, "root": layout.outline.root, "tensors": records}
         layout.structure = json.dumps(body, separators=(",", ":")).encode("ascii")

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from . import errors, limits
-from .saves import Save
+from .saves import ORDER, Save
 from .session import Session, Who
 
 log = logging.getLogger("cairn")
@@ -256,6 +256,14 @@ class Link:
         level = event["level"]
         if level == "failed":
             self._fail(save, str(event.get("reason") or "the daemon gave no reason"))
+            return
+        changed = save._changed() if ORDER.get(level, 0) > 0 else None
+        if changed is not None:
+            self._fail(
+                save,
+                f"tensor '{changed}' was changed in place before it was staged: what is stored may be half old and half new. "
+                "Change lazily saved tensors inside `with checkpointer.lock():`",
+            )
             return
         save._reach(level, int(event.get("totalBytes", save.bytes)), int(event.get("monotonicNs", time.monotonic_ns())))
         with self.changed:

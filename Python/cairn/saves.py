@@ -10,7 +10,7 @@ import threading
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from . import limits
 from .errors import CheckpointFailed, LevelNotAsked, Unavailable
@@ -43,6 +43,12 @@ class Reached:
     monotonic_ns: int
 
 
+class Watched(Protocol):
+    """See layout.Unchanged."""
+
+    def changed(self) -> str | None: ...
+
+
 class Save:
     """The handle of one ``save()``.
 
@@ -67,9 +73,9 @@ class Save:
         self._futures = {"staged": self.staged, "local": self.local, "global": self.durable, "committed": self.committed}
         for future in self._futures.values():
             future.set_running_or_notify_cancel()  # cancel() is refused: the daemon goes on anyway
-        # The client's own: what must stay as it is until staged, whether the caller must not change it, and signs of life.
+        # The client's own: what must live until staged, what of it the caller must not change, and signs of life.
         self._held: list[Any] = []
-        self._frozen = False
+        self._lazy: Watched | None = None
         self._progress = 0
 
     def __repr__(self) -> str:
@@ -99,6 +105,11 @@ class Save:
 
     # What follows is called by the link.
 
+    def _changed(self) -> str | None:
+        """The name of a lazy tensor that was changed before it was known to be staged."""
+        watched = self._lazy
+        return None if watched is None or self.free else watched.changed()
+
     def _reach(self, level: str, count: int, monotonic_ns: int) -> None:
         """Everything up to ``level`` is reached; events may skip levels, or come twice."""
         with self._lock:
@@ -106,7 +117,7 @@ class Save:
             if level not in ORDER or self.level == "failed" or ORDER[level] <= ORDER[self.level]:
                 return
             self.level = level
-            self._held = []
+            self._held, self._lazy = [], None
             due = [name for name in LEVELS[1 : ORDER[level] + 1] if not self._futures[name].done()]
             above = list(LEVELS[ORDER[self.upto] + 1 :]) if self.done else []
         for name in due:
@@ -122,7 +133,7 @@ class Save:
                 return False
             self.level = "failed"
             self.reason = reason
-            self._held = []
+            self._held, self._lazy = [], None
             due = [future for future in self._futures.values() if not future.done()]
         for future in due:
             future.set_exception(CheckpointFailed(self.step, reason, self.id))
@@ -131,7 +142,7 @@ class Save:
     def _abandon(self, reason: str) -> None:
         """Nobody will tell how it went on: what is not reached by now stays unknown."""
         with self._lock:
-            self._held = []
+            self._held, self._lazy = [], None
             due = [future for future in self._futures.values() if not future.done()]
         for future in due:
             future.set_exception(Unavailable(f"step {self.step} was {self.level} when the link ended: {reason}"))

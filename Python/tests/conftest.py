@@ -21,7 +21,7 @@ with contextlib.suppress(ImportError):
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from real_daemon import Cluster, Daemon, Opener, binary, short_folder
+from real_daemon import Cluster, Daemon, Opener, needs_daemon, short_folder
 
 import cairn
 
@@ -42,11 +42,6 @@ def bound(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)
-
-
-def needs_daemon() -> None:
-    if not binary().exists():
-        pytest.skip(f"no daemon at {binary()}: build it, or set CAIRND_BINARY")
 
 
 @pytest.fixture

@@ -19,6 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import pytest
+
 import cairn
 
 ROOT = Path(__file__).parent.parent.parent
@@ -69,6 +71,12 @@ class Paused:
         self.resume()
 
 
+def needs_daemon() -> None:
+    """Skip the test where there is no cairnd."""
+    if not binary().exists():
+        pytest.skip(f"no daemon at {binary()}: build it, or set CAIRND_BINARY")
+
+
 class Daemon:
     """One `cairnd` with its own socket and local folder. ``shared`` is the global folder, if it has one."""
 
@@ -80,6 +88,8 @@ class Daemon:
         self.local = folder / "local"
         self.shared = shared
         self.log = folder / "log"
+        self.run = "run"
+        """Of the test that has the daemon now."""
         self._environment = environment or {}
         self._process: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
@@ -157,9 +167,9 @@ class Daemon:
     def alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
-    def open(self, run: str = "run", **options: Any) -> cairn.Checkpointer:
+    def open(self, run: str | None = None, **options: Any) -> cairn.Checkpointer:
         options.setdefault("attempt", secrets.token_hex(8))
-        return cairn.Checkpointer(run, socket=self.socket, **options)
+        return cairn.Checkpointer(run or self.run, socket=self.socket, **options)
 
     def raw(self) -> Raw:
         return Raw(self.socket)

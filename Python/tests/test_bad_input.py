@@ -5,13 +5,14 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import secrets
 import socket
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
-from real_daemon import Cluster, Daemon, Raw, trainer
+from real_daemon import Cluster, Daemon, Raw, needs_daemon, short_folder, trainer
 
 import cairn
 
@@ -21,22 +22,33 @@ DATA = ctypes.create_string_buffer(b"x" * 4096, 4096)
 ADDRESS = ctypes.addressof(DATA)
 
 
+@pytest.fixture(scope="module")
+def served() -> Iterator[Daemon]:
+    """One daemon takes all of it."""
+    needs_daemon()
+    cluster = Cluster(short_folder())
+    try:
+        yield cluster.daemon(limits={"messageBytes": "1MiB"})
+    finally:
+        cluster.stop()
+
+
 @pytest.fixture
-def daemon(cluster: Cluster) -> Iterator[Daemon]:
-    """A daemon that must serve another run before and after what the test does to it."""
-    daemon = cluster.daemon(limits={"messageBytes": "1MiB"})
-    with daemon.open("neighbour") as neighbour:
+def daemon(served: Daemon) -> Iterator[Daemon]:
+    """It must serve another run before and after what the test does to it."""
+    served.run = f"run-{secrets.token_hex(4)}"
+    with served.open(f"neighbour-{secrets.token_hex(4)}") as neighbour:
         state = {"a": torch.ones(100_000)}
         neighbour.save(1, state).wait("committed", timeout=30)
-        yield daemon
-        assert daemon.alive()
+        yield served
+        assert served.alive()
         neighbour.save(2, state).wait("committed", timeout=30)
         neighbour.check_for_errors()
 
 
-def opened(daemon: Daemon, run: str = "run", **options: Any) -> Raw:
+def opened(daemon: Daemon, **options: Any) -> Raw:
     raw = daemon.raw()
-    parameters: dict[str, Any] = {"run": run, "rank": 0, "worldSize": 1, "attempt": os.urandom(8).hex()} | options
+    parameters: dict[str, Any] = {"run": daemon.run, "rank": 0, "worldSize": 1, "attempt": os.urandom(8).hex()} | options
     reply = raw.call("Open", **parameters)
     assert "error" not in reply, reply
     return raw
@@ -135,32 +147,32 @@ def test_bad_names_of_runs_are_refused(daemon: Daemon, run: str) -> None:
     [(-1, 1), (1, 1), (0, 0), (0, -3), (5, 2), (0, 1 << 40), (1 << 62, 1 << 62), (-(1 << 63), (1 << 63) - 1)],
 )
 def test_bad_ranks_and_world_sizes_are_refused(daemon: Daemon, who: tuple[int, int]) -> None:
-    assert daemon.raw().error("Open", run="run", rank=who[0], worldSize=who[1], attempt="x") != ""
+    assert daemon.raw().error("Open", run=daemon.run, rank=who[0], worldSize=who[1], attempt="x") != ""
 
 
 def test_another_world_size_in_the_same_attempt_is_refused(daemon: Daemon) -> None:
     first = opened(daemon, rank=0, worldSize=2, attempt="same")
-    assert daemon.raw().error("Open", run="run", rank=1, worldSize=3, attempt="same") != ""
+    assert daemon.raw().error("Open", run=daemon.run, rank=1, worldSize=3, attempt="same") != ""
     first.close()
 
 
 def test_a_rank_that_is_taken_is_refused_while_its_process_lives(daemon: Daemon) -> None:
     script = (
         "import sys, torch, cairn\n"
-        "ckpt = cairn.Checkpointer('run', socket=sys.argv[1], attempt='same')\n"
+        "ckpt = cairn.Checkpointer(sys.argv[2], socket=sys.argv[1], attempt='same')\n"
         "print('open', flush=True); sys.stdin.readline()\n"
     )
-    process = trainer(script, daemon.socket)
+    process = trainer(script, daemon.socket, daemon.run)
     assert process.stdout is not None
     assert process.stdout.readline() == "open\n"
     raw = daemon.raw()
-    reply = raw.call("Open", run="run", rank=0, worldSize=1, attempt="same")
+    reply = raw.call("Open", run=daemon.run, rank=0, worldSize=1, attempt="same")
     assert reply["error"].endswith("RankTaken")
     assert reply["parameters"]["pid"] == process.pid
     process.kill()
     process.wait(10)
     for _ in range(200):
-        if raw.error("Open", run="run", rank=0, worldSize=1, attempt="same") == "":
+        if raw.error("Open", run=daemon.run, rank=0, worldSize=1, attempt="same") == "":
             break
     else:
         pytest.fail("the rank of a dead process stays taken")
@@ -250,7 +262,7 @@ def test_saves_beyond_the_limit_are_busy(cluster: Cluster) -> None:
 
 
 def test_unknown_runs_steps_and_saves_are_typed(daemon: Daemon) -> None:
-    raw = opened(daemon, "fresh")
+    raw = opened(daemon)
     assert raw.error("Choose", restore=1) == "NoSuchStep"
     assert raw.error("Describe", step=7) in ("NoSuchStep", "NoSuchRun")
     assert raw.error("Wait", save="1-1-1", level="staged", timeoutMs=10) == "UnknownSave"

@@ -245,3 +245,18 @@ def test_memory_that_its_owner_lets_go_of_stays_until_staged(held: Daemon, big: 
     step, found = restored(held, ["p"])
     assert step == 1
     assert bool((found["p"] == 1).all())
+
+
+def test_what_changes_before_the_fence_is_told(held: Daemon, big: torch.Tensor) -> None:
+    """load_state_dict() between save() and the fence: nobody keeps it from happening, but it does not pass in silence."""
+    model = torch.nn.Linear(8, 8)
+    with held.open() as checkpointer:
+        checkpointer.guard(torch.optim.SGD(model.parameters(), lr=1.0))
+        with held.paused("local") as pause:
+            save = checkpointer.save(1, {"big": big, "model": model.state_dict()}, lazy=["big"])
+            assert not save.free
+            model.load_state_dict({name: value * 2 for name, value in model.state_dict().items()})
+            pause.resume()
+        with pytest.raises(cairn.CheckpointFailed, match=r"'model\.weight' was changed in place"):
+            save.wait(timeout=30)
+        assert checkpointer.save(2, {"model": model.state_dict()}).wait(timeout=30).level == "committed"
