@@ -10,6 +10,7 @@ import CairnIO
 import CairnMessages
 import CairnModel
 import CairnStore
+import Synchronization
 
 struct StandingDecision: Sendable {
     let record: DecisionRecord
@@ -30,6 +31,7 @@ enum Looked: Sendable {
 
 final class Decisions: Sendable {
     private let folders: TierFolders
+    private let completing = Mutex(())
 
     init(_ folders: TierFolders) { self.folders = folders }
 
@@ -71,18 +73,31 @@ final class Decisions: Sendable {
         guard case .commit(let commit) = standing.record.decision else { return }
         let root = folders.first, runFolder = Names.runFolder(run)
         let from = savingFolder(run, commit.save), to = "\(runFolder)/\(commit.folder)"
-        if try Files.statIfPresent(root.folder, to) == nil {
-            do {
-                // Whoever linked the decision may have died before its sync: the step's last name must not outlive its decision.
-                try Files.syncFolder(root.folder, "\(runFolder)/\(Names.attemptFolder(commit.save.attempt))")
-                try folders.publishExactly(root, from, Names.checkpoint, standing.bytes)
-                try Files.rename(root.folder, from: from, to: to)
-            } catch {
-                // Another daemon renamed it meanwhile, or retention removed the step since: both are past this point.
-                if try Files.statIfPresent(root.folder, to) == nil, try Files.statIfPresent(root.folder, from) != nil { throw error }
+        if try isUncompleted(run, commit) {
+            // Whoever linked the decision may have died before its sync: the step's last name must not outlive its decision.
+            try Files.syncFolder(root.folder, "\(runFolder)/\(Names.attemptFolder(commit.save.attempt))")
+            // One thread at a time: a second one's temporary would be renamed along and stay.
+            try completing.withLock { _ in
+                guard try isUncompleted(run, commit) else { return }
+                do {
+                    try folders.publishExactly(root, from, Names.checkpoint, standing.bytes)
+                    try Files.rename(root.folder, from: from, to: to)
+                } catch {
+                    // Another daemon renamed it meanwhile, or retention removed the step since: both are past this point.
+                    if try Files.statIfPresent(root.folder, to) == nil, try Files.statIfPresent(root.folder, from) != nil { throw error }
+                }
             }
         }
         try Files.syncFolder(root.folder, runFolder)
+    }
+
+    /// Whether a commit's files still lie in the folder that has the save's first name. A folder of that name which lacks some
+    /// was made by a latecomer after the rename, and is no step.
+    func isUncompleted(_ run: RunKey, _ commit: Commit) throws -> Bool {
+        let root = folders.first
+        guard try Files.statIfPresent(root.folder, "\(Names.runFolder(run))/\(commit.folder)") == nil else { return false }
+        let names = Set(try folders.names(root, savingFolder(run, commit.save)).map(\.name))
+        return commit.manifests.allSatisfy { names.contains($0.name) }
     }
 
     func void(_ run: RunKey, _ save: SaveID, reason: String) throws -> StandingDecision {

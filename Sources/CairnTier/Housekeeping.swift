@@ -186,7 +186,9 @@ final class Housekeeping: Sendable {
     private func sweepGone(_ run: RunKey) throws {
         let folder = Names.runFolder(run)
         for entry in try folders.names(folders.first, folder) where entry.isFolder {
-            if let save = Names.saving(entry.name), try decisions.standing(run, save) != nil {
+            if let save = Names.saving(entry.name), let standing = try decisions.standing(run, save) {
+                // A commit that is being completed at this moment still has this name, and keeps its files.
+                if case .commit(let commit) = standing.record.decision, try decisions.isUncompleted(run, commit) { continue }
                 try steps.remove(run, "\(folder)/\(entry.name)")
             } else if let seconds = Names.goneSeconds(entry.name), Clock.utcSeconds() - seconds > TierLimits.goneSeconds {
                 try Files.removeTree(folders.first.folder, "\(folder)/\(entry.name)")

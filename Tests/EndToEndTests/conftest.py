@@ -79,6 +79,8 @@ def cluster() -> Iterator[Cluster]:
     Daemon.start = remember  # type: ignore[method-assign]
     try:
         yield cluster
+        for daemon in cluster.daemons:
+            print(f"the log of {daemon.folder}:\n{daemon.log.read_text()[-4000:]}")
         cluster.stop()
         left = {pid: leftovers(pid) for _, pid in sessions}
         assert not any(left.values()), f"processes that outlived their daemon: {left}"

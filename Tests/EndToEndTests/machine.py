@@ -54,6 +54,14 @@ def status(daemon: Daemon) -> dict[str, Any]:
     return found
 
 
+def committed(daemon: Daemon, expected: list[int], seconds: float = 30.0, run: str = "run") -> None:
+    """These steps, and no others, are committed in time."""
+    deadline = time.monotonic() + seconds
+    while (found := steps(daemon, run)) != expected:
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {expected} committed, but {found}: {cli(daemon, 'ls', run)}"
+        time.sleep(0.05)
+
+
 def workers(daemon: Daemon) -> dict[str, int]:
     """The processes of a daemon by role, `main` among them."""
     found = status(daemon)

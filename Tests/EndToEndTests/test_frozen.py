@@ -6,7 +6,7 @@ import signal
 import time
 
 from jobs import check, state, with_global
-from machine import Mounts, cli, leftovers, living, status, steps, tier, until, unused, workers
+from machine import Mounts, cli, committed, leftovers, living, status, steps, tier, until, unused, workers
 from real_daemon import Cluster
 
 
@@ -68,7 +68,7 @@ def test_a_stop_and_a_new_start_work_while_it_is_frozen(cluster: Cluster, mounts
             mounts.thaw(where)
             assert leftovers(first, seconds=10) == []
             checkpointer._link.wait_for_session(40)
-            until("what was local is committed", lambda: steps(daemon) == [1, 2], seconds=30)
+            committed(daemon, [1, 2])
             checkpointer.save(3, state(3)).wait("committed", timeout=30)
         check(daemon, 3)
     finally:
@@ -92,7 +92,7 @@ def test_a_worker_that_is_killed_while_it_hangs_is_replaced_after_the_thaw(clust
             checkpointer.save(3, state(3)).wait("local", timeout=20)
             status(daemon)
             mounts.thaw(where)
-            until("all is committed", lambda: steps(daemon) == [1, 2, 3], seconds=40)
+            committed(daemon, [1, 2, 3])
             assert workers(daemon)["global"] != pid
         check(daemon, 3)
     finally:

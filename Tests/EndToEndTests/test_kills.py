@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 from jobs import check, state
-from machine import cli, leftovers, living, status, steps, tier, until, workers
+from machine import cli, committed, leftovers, living, status, steps, tier, until, workers
 from real_daemon import Cluster
 
 import cairn
@@ -80,7 +80,7 @@ def test_a_stopped_global_worker_is_a_hung_filesystem(cluster: Cluster) -> None:
         assert leftovers(first) == []
         daemon.start()
         checkpointer._link.wait_for_session(30)
-        until("what was local is committed", lambda: steps(daemon) == [1, 2, 3, 4], seconds=30)
+        committed(daemon, [1, 2, 3, 4])
         checkpointer.wait_until_finished(timeout=20)
         assert [save.level for save in saves] == ["committed"] * 3
     check(daemon, 4)
@@ -118,7 +118,7 @@ def test_a_second_signal_ends_at_once_and_the_next_start_recovers(cluster: Clust
     assert daemon.stop() == 0
     assert leftovers(session) == []
     daemon.start()
-    until("what was local is committed", lambda: steps(daemon) == [1, 2], seconds=30)
+    committed(daemon, [1, 2])
     check(daemon, 2, 64)
 
 
@@ -135,7 +135,7 @@ def test_a_stop_ends_within_its_bound_when_a_tier_does_not_answer(cluster: Clust
     assert daemon.stop() == 0
     assert leftovers(session) == []
     daemon.start()
-    until("what was local is committed", lambda: steps(daemon) == [1])
+    committed(daemon, [1])
 
 
 def test_a_stop_during_a_stop_of_the_stager_ends(cluster: Cluster) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from jobs import check, state, with_global, with_paths
-from machine import Mounts, cli, status, steps, until
+from machine import Mounts, cli, committed, status, steps, until
 from real_daemon import Cluster, Daemon
 
 import cairn
@@ -137,7 +137,7 @@ def test_a_full_global_tier_is_waited_for(cluster: Cluster, mounts: Mounts) -> N
             checkpointer.save(2, state(2, 40)).wait("local", timeout=30)
             assert steps(daemon) == []
             ballast.unlink()
-            until("both are committed", lambda: steps(daemon) == [1, 2], seconds=20)
+            committed(daemon, [1, 2])
         check(daemon, 2, 40)
     finally:
         daemon.stop()
