@@ -96,7 +96,7 @@ again=$(count 'trained again: bit-exact' "$folder/train-2.log")
 if [ "$last" = "$back" ]; then
     say "step $last is the one whose save was in mid-flight: it was staged, so the daemon finished it without its trainer"
 fi
-(( again == 0 )) || say "$again steps after it, trained again, came out bit for bit as before the kill, too"
+(( again == 0 )) || say "steps after it that had to be trained again: $again, each bit for bit as before the kill"
 
 part "5. What an operator sees"
 show status
