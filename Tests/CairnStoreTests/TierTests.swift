@@ -363,6 +363,28 @@ private func largeFile(_ id: SaveID, rank: Int = 0, worldSize: Int = 1) throws -
     #expect(space.count == 1 && space[0].freeBytes > 0)
 }
 
+/// Retention after one commit runs beside the next commit, whose folder has its first name until the decision is linked and synced.
+@Test func retentionLeavesCommitsAloneThatAreBeingCompleted() throws {
+    let folder = try TierFolder()
+    let tier = try TierHarness([folder.path])
+    let steps = 1...40
+    for step in steps { try tier.put(try StagedFile([Shard(name: "w", dtype: "U8", shape: [5000])], save: save(step, attempt: 1), seed: 1), count: step) }
+    for step in steps {
+        try tier.send(.decide(id: 10_000 + step, run: testRun, save: save(step, attempt: 1), worldSize: 1, parent: nil))
+        try tier.send(.retain(id: 20_000 + step, run: testRun, keep: 1000, keepPeriod: nil, protectedSaves: [], protectedSequences: []))
+    }
+    for _ in 0..<2 * steps.count {
+        switch try tier.next().0 {
+        case .decision(_, .committed): continue
+        case .removed(_, let removed): #expect(removed.isEmpty)
+        case let other: Issue.record("\(other)")
+        }
+    }
+    #expect(try tier.steps().map(\.step).sorted() == Array(steps))
+    let left = try steps.flatMap { try folder.names("\(Names.runFolder(testRun))/\(Names.stepFolder(step: $0, sequence: CommitSequence(attempt: 1, count: $0)))") }
+    #expect(!left.contains { $0.hasSuffix(".part") }, "temporaries of records in a committed step")
+}
+
 @Test func localTierBesideServesItsRanksAndProvesCommits() throws {
     let drives = [try TierFolder(), try TierFolder()], remote = try TierFolder()
     let local = try TierHarness(drives.map(\.path), form: .beside, tier: .local), global = try TierHarness([remote.path])
