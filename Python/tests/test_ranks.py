@@ -15,7 +15,8 @@ import cairn
 pytestmark = pytest.mark.daemon
 
 RANK = """
-import json, os, sys, torch, cairn
+import json, sys, cairn
+import numpy as np  # imported in a tenth of torch's time
 rank, world, socket, attempt = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
 ckpt = cairn.Checkpointer("run", rank=rank, world_size=world, socket=socket, attempt=attempt)
 def answer(value): print(json.dumps(value), flush=True)
@@ -25,7 +26,7 @@ for line in sys.stdin:
     try:
         if name == "save":
             step, level = arguments
-            save = ckpt.save(step, {"a": torch.full((1 << 20,), float(step * 10 + rank)), "rank": rank, "step": step}, level=level)
+            save = ckpt.save(step, {"a": np.full(1 << 20, step * 10 + rank, dtype=np.float32), "rank": rank, "step": step}, level=level)
             answer(save.level)
         elif name == "wait":
             level, timeout = arguments
@@ -34,7 +35,7 @@ for line in sys.stdin:
             except TimeoutError:
                 answer("timeout")
         elif name == "restore":
-            state = {"a": torch.zeros(1 << 20), "rank": None, "step": None}
+            state = {"a": np.zeros(1 << 20, dtype=np.float32), "rank": None, "step": None}
             step = ckpt.restore(state, *arguments)
             right = step is None or (state["rank"] == rank and bool((state["a"] == step * 10 + rank).all()) and state["step"] == step)
             answer([step, right])
@@ -123,7 +124,7 @@ def test_a_step_is_committed_only_when_all_ranks_are_in(cluster: Cluster, where:
     finish(again)
 
 
-@pytest.mark.parametrize("where", WHERE)
+@pytest.mark.parametrize("where", ["one daemon", "two daemons"])
 def test_a_killed_job_comes_back_on_the_same_step_everywhere(cluster: Cluster, where: str) -> None:
     daemons = nodes(cluster, where)
     ranks = start(daemons, "first")
