@@ -146,11 +146,19 @@ def show(results: dict[str, Any], limits: dict[str, Any], size: int) -> None:
             ])  # fmt: skip
     print_table(table)
     ours = results["cairn, two tiers"]
+    # A step's slowing is a difference of two medians: below a twentieth of the step it is not told from noise.
+    floor = limits["stepAloneSeconds"] / 20
     for peer in ("dcp.save", "dcp.async_save"):
         theirs = results[peer]
         blocked = theirs["call"] / max(ours["call"] + ours["fence"], 1e-9)
-        print(f"  {peer} blocks {blocked:.0f}x as long, costs {theirs['lost'] / max(ours['lost'], 1e-9):.0f}x in all,"
+        print(f"  {peer} blocks {blocked:.0f}x as long, costs {theirs['lost'] / max(ours['lost'], floor):.0f}x in all,"
               f" is durable {theirs['durable'] / results['cairn, one tier']['durable']:.1f}x as late (one tier)")  # fmt: skip
+
+
+def warn_of_load() -> None:
+    load, cpus = os.getloadavg()[0], os.cpu_count() or 1
+    if load > cpus / 2:
+        print(f"this machine is busy (load {load:.1f} on {cpus} cores): the figures below are noise, only large ratios say something")
 
 
 def print_table(table: list[list[str]]) -> None:
@@ -171,6 +179,7 @@ def main() -> None:
     parser.add_argument("--binaries", type=Path, default=Path(os.environ.get("CAIRN_BIN", root / ".build" / "release")))
     options = parser.parse_args()
 
+    warn_of_load()
     torch.set_num_threads(1)
     folder = Path(tempfile.mkdtemp(prefix="cairn-bench.", dir=options.folder))
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/group", rank=0, world_size=1)
