@@ -158,7 +158,7 @@ def show(results: dict[str, Any], limits: dict[str, Any], size: int) -> None:
 def warn_of_load() -> None:
     load, cpus = os.getloadavg()[0], os.cpu_count() or 1
     if load > cpus / 2:
-        print(f"this machine is busy (load {load:.1f} on {cpus} cores): the figures below are noise, only large ratios say something")
+        print(f"this machine is busy (load {load:.1f} on {cpus} cores): figures are noise, only large ratios say something")
 
 
 def print_table(table: list[list[str]]) -> None:
