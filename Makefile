@@ -46,7 +46,7 @@ test: check-python test-swift test-python check-systemd
 
 # First, because it takes seconds.
 check-python: setup
-	cd Python && ../.venv/bin/ruff check --no-cache . ../Examples ../Benchmarks
+	cd Python && ../.venv/bin/ruff check --no-cache . ../Examples ../Benchmarks ../Tests/EndToEndTests
 	cd Python && ../.venv/bin/mypy --strict --cache-dir ../.build/mypy
 
 test-swift: setup

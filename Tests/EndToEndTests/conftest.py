@@ -17,9 +17,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(ROOT / "Python" / "tests"))
 sys.path.insert(0, str(ROOT / "Python"))
 
-from real_daemon import Cluster, Daemon, binary, short_folder  # noqa: E402
-
 from machine import Mounts, leftovers, unused  # noqa: E402
+from real_daemon import Cluster, Daemon, binary, short_folder  # noqa: E402
 
 TEST_SECONDS = int(os.environ.get("CAIRN_TEST_SECONDS", "90"))
 LEFT_BEHIND = [
