@@ -44,6 +44,8 @@ extension Engine {
         }
     }
 
+    public func isStalled(_ tier: Tier) -> Bool { tierStates[tier]?.stalled ?? false }
+
     public func knows(handle: Int) -> Bool { rankSaves[handle] != nil }
     public func key(ofHandle handle: Int) -> RankSaveKey? { rankSaves[handle]?.key }
 

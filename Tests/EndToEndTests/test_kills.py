@@ -76,6 +76,9 @@ def test_a_stopped_global_worker_is_a_hung_filesystem(cluster: Cluster) -> None:
         status(daemon)
         assert time.monotonic() - begin < 3
         assert all(not save.done for save in saves)
+        until("it is found stalled", lambda: "does not answer" in cli(daemon, "status"))
+        # What is committed is listed from the copies on the local tier.
+        assert steps(daemon) == [1]
         daemon.stop(signal.SIGKILL)
         assert leftovers(first) == []
         daemon.start()

@@ -34,7 +34,7 @@ def test_memory_does_not_grow_with_saves(cluster: Cluster) -> None:
     used = []
     with daemon.open() as checkpointer:
         for part in range(3):
-            for step in range(part * 25 + 1, part * 25 + 26):
+            for step in range(part * 20 + 1, part * 20 + 21):
                 checkpointer.save(step, small(step)).wait("committed", timeout=20)
             used.append(anonymous_bytes(living(daemon.pid)))
         assert used[2] < MEMORY_BYTES, [count // MIB for count in used]
@@ -42,10 +42,10 @@ def test_memory_does_not_grow_with_saves(cluster: Cluster) -> None:
         until("retention keeps three", lambda: len(checkpointer.all_steps()) == 3)
         session = daemon.pid
         open_files = [descriptors(pid) for pid in living(session)]
-        for step in range(100, 120):
+        for step in range(100, 110):
             checkpointer.save(step, small(step)).wait("committed", timeout=20)
         assert sum(descriptors(pid) for pid in living(session)) <= sum(open_files) + 8
-    check_small(daemon, 119)
+    check_small(daemon, 109)
 
 
 def test_memory_does_not_grow_with_sessions_and_restores(cluster: Cluster) -> None:

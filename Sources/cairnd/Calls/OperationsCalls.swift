@@ -106,25 +106,31 @@ extension Daemon {
     private func runs(_ parameters: Operations.Runs.Parameters, _ context: CallContext) {
         let all = isOperator(context)
         if let uid = parameters.uid, uid != context.uid, !all { return context.reply(Operations.Runs.Reply(runs: [])) }
-        let committing = engine.committing
-        askTier(committing, { .runs(id: $0) }) { [unowned self] reply, _ in
-            var keys: Set<RunKey> = []
-            switch reply {
-            case .runs(_, let found): keys = Set(found.map(\.run))
-            case .failed(_, let failure) where failure.kind != .io || engine.beside == nil: return context.fail(wireError(failure, tier: committing))
-            default: break
-            }
-            keys.formUnion(engine.knownRuns.filter { !engine.saveReports(run: $0).isEmpty })
+        func collect(_ found: [RunSummary], from tier: Tier) {
+            let keys = Set(found.map(\.run)).union(engine.knownRuns.filter { !engine.saveReports(run: $0).isEmpty })
             let wanted = keys.filter { key in
                 (all || key.uid == context.uid) && (parameters.uid.map { $0 == key.uid } ?? true) && (parameters.run.map { $0 == key.name } ?? true)
             }.sorted()
-            collectRuns(wanted[...], []) { context.reply(Operations.Runs.Reply(runs: $0)) }
+            collectRuns(wanted[...], from: tier, []) { context.reply(Operations.Runs.Reply(runs: $0)) }
+        }
+        let committing = engine.committing
+        askTier(committing, seconds: listSeconds, { .runs(id: $0) }) { [unowned self] reply, _ in
+            switch reply {
+            case .runs(_, let found): collect(found, from: committing)
+            case .failed(_, let failure):
+                guard let beside = engine.beside, failure.kind == .io else { return context.fail(wireError(failure, tier: committing)) }
+                askTier(beside, { .runs(id: $0) }) { [unowned self] reply, _ in
+                    guard case .runs(_, let found) = reply else { return context.fail(wireError(failure, tier: committing)) }
+                    collect(found, from: beside)
+                }
+            default: context.fail(.failed(reason: "the \(committing) tier's worker answered with something else"))
+            }
         }
     }
 
-    private func collectRuns(_ keys: ArraySlice<RunKey>, _ done: [Operations.Run], _ handler: @escaping ([Operations.Run]) -> Void) {
+    private func collectRuns(_ keys: ArraySlice<RunKey>, from tier: Tier, _ done: [Operations.Run], _ handler: @escaping ([Operations.Run]) -> Void) {
         guard let key = keys.first else { return handler(done) }
-        listSteps(key) { [unowned self] result in
+        listSteps(key, from: tier) { [unowned self] result in
             let committed = (try? result.get()) ?? []
             heldBeside(key) { [unowned self] local in
                 // Newest first: what is not committed yet, then by sequence.
@@ -144,7 +150,7 @@ extension Daemon {
                 }
                 let newest = committed.max { $0.sequence < $1.sequence }?.step
                 let run = Operations.Run(uid: key.uid, run: key.name, steps: steps, newestCommitted: newest, bytes: committed.reduce(0) { $0 + $1.bytes })
-                collectRuns(keys.dropFirst(), done + [run], handler)
+                collectRuns(keys.dropFirst(), from: tier, done + [run], handler)
             }
         }
     }

@@ -55,14 +55,17 @@ extension Daemon {
         }
     }
 
+    /// A tier that hangs is not waited for long where the local one can tell as much: the commits that were copied to it.
+    var listSeconds: Int { engine.beside != nil && engine.isStalled(engine.committing) ? 2 : DaemonLimits.tierCallSeconds }
+
     /// The committed steps of a run: from the committing tier, or while that is down from the local records of commits.
-    func listSteps(_ run: RunKey, _ handler: @escaping (Result<[StepSummary], WireError>) -> Void) {
-        let committing = engine.committing
-        askTier(committing, { .list(id: $0, run: run) }) { [unowned self] reply, _ in
+    func listSteps(_ run: RunKey, from tier: Tier? = nil, _ handler: @escaping (Result<[StepSummary], WireError>) -> Void) {
+        let committing = tier ?? engine.committing
+        askTier(committing, seconds: listSeconds, { .list(id: $0, run: run) }) { [unowned self] reply, _ in
             switch reply {
             case .steps(_, let steps): handler(.success(steps))
             case .failed(_, let failure):
-                guard let beside = engine.beside, failure.kind == .io else { return handler(.failure(wireError(failure, tier: committing))) }
+                guard let beside = engine.beside, beside != committing, failure.kind == .io else { return handler(.failure(wireError(failure, tier: committing))) }
                 askTier(beside, { .list(id: $0, run: run) }) { [unowned self] reply, _ in
                     switch reply {
                     case .steps(_, let steps): handler(.success(steps))
