@@ -75,7 +75,7 @@ extension Engine {
             run.lastCommit = (key.save, sequence, now)
             if let beside, isUp(beside) {
                 let id = newID()
-                tierStates[beside]?.pending[id] = (.record, nil, now)
+                tierStates[beside]?.pending[id] = (.record(key), nil, now)
                 actions.append(.recordDecision(beside, id: id, run: key.run, save: key.save))
             }
             log(.notice, "committed step \(key.save.step) as sequence \(sequence)", save: key)
@@ -104,7 +104,6 @@ extension Engine {
     func retain(_ key: RunKey, everywhere: Bool) {
         // After a restart nothing is removed before it is known again what the attempt's restores name.
         guard let run = runs[key], !run.attempts.isEmpty, run.attempts.values.allSatisfy(\.resumed) else { return }
-        let protected = run.unfinished.sorted()
         // What an attempt that has ended restored is nobody's any more.
         let newest = run.attempts.values.compactMap(\.number).max()
         let live = run.attempts.values.filter { $0.number == nil || $0.number == newest }
@@ -116,6 +115,11 @@ extension Engine {
         }
         for tier in tiers where isUp(tier) && (everywhere || tier == beside) {
             guard let rule = retention[tier], rule.keep != nil else { continue }
+            // The worker may get to this before it has recorded a commit: the save would look like one that no commit comes for.
+            let unrecorded = (tierStates[tier]?.pending.values.map(\.what) ?? []).compactMap { what -> SaveID? in
+                if case .record(let save) = what, save.run == key { save.save } else { nil }
+            }
+            let protected = run.unfinished.union(unrecorded).sorted()
             ask(tier, .retain(key)) {
                 .retain(id: $0, run: key, keep: rule.keep, keepPeriod: rule.keepPeriod, protectedSaves: protected, protectedSequences: sequences)
             }

@@ -1,5 +1,5 @@
 // The pure state machine of one daemon: events in, actions out; no I/O, no clock, no threads.
-// Files: +Attempts (open, numbering), +Staging (save, chunks, fence), +Flush (tiers, eviction), +Commit (decide, void),
+// Files: +Attempts (open, numbering), +Staging (save, chunks, fence), +Flush (tiers), +Evict (room in the pool), +Commit (decide, void),
 // +Restore (choose, settle), +Recovery (scan, lost workers), +Report (what status shows, invariants).
 import CairnMessages
 import CairnModel

@@ -182,7 +182,7 @@ enum Pending {
     case decide(SaveKey), void(SaveKey), look(SaveKey)
     case choose(AttemptKey, Int), readChoice(AttemptKey, Int), chooseBeside(AttemptKey, Int)
     case settled(AttemptKey, Int), verdict(AttemptKey, Int)
-    case scan, retain(RunKey), record, orphan(RunKey, SaveID)
+    case scan, retain(RunKey), record(SaveKey), orphan(RunKey, SaveID)
 }
 
 final class TierState {

@@ -1,0 +1,176 @@
+// Load: bytes of a step into the rank's leases, from the nearest tier that holds them whole: memory, local, global. Every block is
+// checked before it is handed over (I7).
+import CairnEngine
+import CairnIO
+import CairnMessages
+import CairnModel
+import CairnStore
+import CairnWire
+import FoundationEssentials
+
+extension Daemon {
+    func load(_ parameters: Checkpoint.Load.Parameters, _ session: ClientSession, _ context: CallContext) {
+        guard parameters.boxes.count <= DaemonLimits.boxesPerLoad else {
+            return context.fail(.tooLarge(bytes: parameters.boxes.count, limit: DaemonLimits.boxesPerLoad))
+        }
+        guard !session.leases.isEmpty else { return context.fail(.failed(reason: "a Load goes into the session's leases: call Lease first")) }
+        var leases = session.leases
+        if let segments = parameters.segments {
+            let wanted = Set(segments)
+            leases.removeAll { !wanted.contains($0.segment) }
+            guard !leases.isEmpty, leases.count == wanted.count else { return context.fail(.invalidParameter(parameter: "segments")) }
+        }
+        let sequence = CommitSequence(wire: parameters.sequence)
+        let save = engine.save(run: session.run, sequence: sequence)
+        let job = LoadJob(session: session, context: context, boxes: parameters.boxes, leases: leases,
+                          ref: StepRef(run: session.run, step: parameters.step, sequence: sequence, save: save), tiers: engine.tiers)
+        counters.loads += 1
+        if let save, let index = residentIndex(session.run, save, sequence), loadFromMemory(job, index) { return }
+        loadFromTiers(job)
+    }
+
+    func finish(_ job: LoadJob, _ tier: Tier, _ placed: [PlacedPiece]) {
+        counters.loadedBytes += placed.reduce(0) { $0 + $1.bytes }
+        job.context.reply(Checkpoint.Load.Reply(tier: tier.rawValue, placed: placed.map {
+            Checkpoint.Piece(name: $0.name, begin: $0.begin, bytes: $0.bytes, segment: $0.segment, offset: $0.offset)
+        }))
+    }
+
+    /// False: this box cannot come from memory after all; nothing was begun.
+    func loadFromMemory(_ job: LoadJob, _ index: StepIndex) -> Bool {
+        guard let save = job.ref.save, let resident = engine.resident(run: job.ref.run, save: save) else { return false }
+        let plan: LoadPlan
+        do { plan = try LoadPlan.make(index: index, boxes: job.boxes, segments: job.leases.map { LoadSegment(segment: $0.segment, bytes: $0.bytes) }) } catch {
+            job.context.fail(wireError(error))
+            return true
+        }
+        guard plan.bytes <= configuration.limits.loadBytes else {
+            job.context.fail(.tooLarge(bytes: plan.bytes, limit: configuration.limits.loadBytes))
+            return true
+        }
+        var byRank: [Int: ResidentRank] = [:]
+        for rank in resident { byRank[rank.rank] = rank }
+        var checks: [UInt64] = [], copies: [UInt64] = [], checked: Set<Int> = [], held: Set<Int> = []
+        for run in plan.runs {
+            guard let rank = byRank[run.rank], let crcs = plans[rank.handle]?.crcs, let fileBytes = plans[rank.handle]?.fileBytes else { return false }
+            var at = run.fileOffset, destination = run.offset, left = run.bytes
+            while left > 0 {
+                let chunk = at / Sizes.chunkBytes, inChunk = at % Sizes.chunkBytes, count = min(left, Sizes.chunkBytes - inChunk)
+                let base = rank.slots[chunk] * Sizes.chunkBytes
+                held.insert(rank.slots[chunk])
+                for block in at / Sizes.blockBytes...(at + count - 1) / Sizes.blockBytes {
+                    let source = base + block % Sizes.blocksPerChunk * Sizes.blockBytes
+                    guard checked.insert(source).inserted else { continue }
+                    checks += [UInt64(source), UInt64(min(Sizes.blockBytes, fileBytes - block * Sizes.blockBytes)), UInt64(crcs[block]), 0]
+                }
+                copies += [UInt64(base + inChunk), UInt64(run.segment), UInt64(destination), UInt64(count)]
+                at += count
+                destination += count
+                left -= count
+            }
+        }
+        let slots = held.sorted()
+        deliver(.slotsHeld(slots))
+        copyOut(.pool, checks: checks, copies: copies) { [unowned self] result in
+            deliver(.slotsReleased(slots))
+            switch result {
+            case .done: finish(job, .memory, plan.placed.map {
+                PlacedPiece(name: $0.name, begin: $0.begin, bytes: $0.bytes, segment: $0.segment, offset: $0.offset)
+            })
+            case .failed(let offset, let text):
+                log.write(.error, "run \(job.ref.run) step \(job.ref.step): the copy in memory is not what was staged"
+                    + (offset.map { " (slot \($0 / Sizes.chunkBytes))" } ?? "") + ": \(text); the next tier is read")
+                loadFromTiers(job)
+            }
+        }
+        return true
+    }
+
+    func loadFromTiers(_ job: LoadJob) {
+        guard job.context.isLive else { return }
+        guard !job.tiers.isEmpty else { return job.context.fail(job.failure ?? .noSuchStep(step: job.ref.step)) }
+        let tier = job.tiers.removeFirst()
+        let undecided = job.ref.save.map { engine.isWholeLocally(run: job.ref.run, save: $0) } ?? false
+        // The worker reports each buffer as it is checked; the stager copies it into the leases, then the buffer is free again.
+        job.begin()
+        askTier(tier, { .load(id: $0, ref: job.ref, boxes: job.boxes, segments: job.leases, undecided: undecided) }) { [unowned self] reply, payload in
+            switch reply {
+            case .filled(_, let slots, let count):
+                precondition(payload.count == count * 32, "a `filled` of \(count) copies has \(payload.count) bytes")
+                let instance = tierLinks[tier]?.instance ?? ""
+                job.outstanding += 1
+                copyOut(.buffer(tier: tier, instance: instance), checks: [], copiesPacked: payload) { [unowned self] result in
+                    if tierLinks[tier]?.instance == instance { tierLinks[tier]?.send(TierRequest.freeBuffers(slots: slots)) }
+                    job.outstanding -= 1
+                    if case .failed(_, let text) = result { job.hasFailed = true; job.failure = .failed(reason: text) }
+                    concludeLoad(job, tier)
+                }
+            case .loaded(_, let placed):
+                job.placed = placed
+                job.isRead = true
+                concludeLoad(job, tier)
+            case .failed(_, let failure):
+                job.hasFailed = true
+                // "Not here" says less than what a nearer tier's copy suffered from.
+                if job.failure == nil || failure.kind != .notHere { job.failure = wireError(failure, tier: tier, step: job.ref.step) }
+                if failure.kind == .corrupt { log.write(.error, "run \(job.ref.run) step \(job.ref.step), \(tier) tier: \(failure.text)") }
+                job.isRead = true
+                concludeLoad(job, tier)
+            default: preconditionFailure("a load was answered with \(reply)")
+            }
+        }
+    }
+
+    func concludeLoad(_ job: LoadJob, _ tier: Tier) {
+        guard job.isRead, job.outstanding == 0, !job.isConcluded else { return }
+        job.isConcluded = true
+        guard job.hasFailed else { return finish(job, tier, job.placed) }
+        loadFromTiers(job)
+    }
+
+    func copyOut(_ source: CopySource, checks: [UInt64], copies words: [UInt64], _ handler: @escaping (CopyResult) -> Void) {
+        copyOut(source, checks: checks, copiesPacked: Words.pack(words), handler)
+    }
+
+    func copyOut(_ source: CopySource, checks: [UInt64], copiesPacked: [UInt8], _ handler: @escaping (CopyResult) -> Void) {
+        let id = nextCopy
+        nextCopy += 1
+        guard stager.state == .up else { return handler(.failed(offset: nil, "the stager is being started again")) }
+        copies[id] = handler
+        stager.send(StagerRequest.copyOut(id: id, source: source, verify: checks.count / 4, copies: copiesPacked.count / 32),
+                    payload: Words.pack(checks) + copiesPacked)
+    }
+}
+
+/// One Load on its way through the tiers.
+final class LoadJob {
+    let session: ClientSession
+    let context: CallContext
+    let boxes: [Box]
+    let leases: [LeaseSegment]
+    let ref: StepRef
+    /// The tiers still to be tried, nearest first.
+    var tiers: [Tier]
+    var outstanding = 0
+    var placed: [PlacedPiece] = []
+    var isRead = false, isConcluded = false
+    var hasFailed = false
+    /// Of the tier tried last: what the client is told if none has it.
+    var failure: WireError?
+
+    init(session: ClientSession, context: CallContext, boxes: [Box], leases: [LeaseSegment], ref: StepRef, tiers: [Tier]) {
+        self.session = session
+        self.context = context
+        self.boxes = boxes
+        self.leases = leases
+        self.ref = ref
+        self.tiers = tiers
+    }
+
+    func begin() {
+        isRead = false
+        isConcluded = false
+        placed = []
+        hasFailed = false
+    }
+}

@@ -1,0 +1,103 @@
+// What an operator looks at first: status, and the counters that monitoring reads.
+import CairnEngine
+import CairnIO
+import CairnMessages
+import CairnModel
+import CairnStore
+import CairnWire
+
+extension Daemon {
+    func status(_ context: CallContext) {
+        let tiers = engine.tiers.filter { tierLinks[$0]?.state == .up }
+        var left = tiers.count
+        guard left > 0 else { return replyStatus(context) }
+        for tier in tiers {
+            // One second at most: a hung filesystem must not hide what status is asked for.
+            askTier(tier, seconds: 1, { .space(id: $0) }) { [unowned self] reply, _ in
+                if case .space(_, let paths) = reply { tierSpaces[tier] = paths }
+                left -= 1
+                if left == 0 { replyStatus(context) }
+            }
+        }
+    }
+
+    func replyStatus(_ context: CallContext) {
+        let all = isOperator(context), pool = engine.poolReport
+        let saves = engine.saveReports().filter { all || $0.run.uid == context.uid }.map { report in
+            Operations.SaveStatus(
+                uid: report.run.uid, run: report.run.name, save: report.save.description, step: report.save.step, level: report.level,
+                ranksStaged: report.stagedRanks, ranks: report.ranks.count, worldSize: report.worldSize, totalBytes: report.bytes,
+                stagedBytes: report.stagedBytes, localBytes: report.localBytes, globalBytes: report.globalBytes, ageMs: report.ageNs / 1_000_000,
+                reason: report.reason)
+        }
+        let visible = sessions.values.filter { all || $0.run.uid == context.uid }
+        let perRun = Dictionary(grouping: visible, by: \.run).sorted { $0.key < $1.key }.map { run, sessions in
+            Operations.RunSessions(uid: run.uid, run: run.name, sessions: sessions.count, worldSize: sessions.first?.worldSize ?? 0)
+        }
+        var notes = lockNote.map { [$0] } ?? []
+        for tier in engine.tiers { notes += (tierLinks[tier]?.notes ?? []).map { "\(tier) tier: \($0)" } }
+        context.reply(Operations.Status.Reply(
+            daemon: Operations.Daemon(version: CairnVersion.text, node: node, instance: instance, pid: Int(ProcessFacts.pid),
+                                      uptimeSeconds: (loop.nowNanoseconds - startedAt) / 1_000_000_000, socket: configuration.socket,
+                                      configuration: configurationFile, draining: stopping),
+            pool: Operations.Pool(bytes: pool.slots * Sizes.chunkBytes, filledBytes: filledSlots * Sizes.chunkBytes,
+                                  lockedBytes: lockedSlots * Sizes.chunkBytes, chunks: pool.slots, free: pool.free, needed: pool.needed,
+                                  cached: pool.cached, quarantined: pool.quarantined, lockNote: lockNote),
+            workers: workerStatus(), tiers: engine.tierReports.map(tierStatus), saves: saves,
+            sessions: Operations.Sessions(count: visible.count, runs: perRun), notes: notes))
+    }
+
+    func workerStatus() -> [Operations.Worker] {
+        ([stager] + engine.tiers.compactMap { tierLinks[$0] }).map { link in
+            Operations.Worker(role: link.role, pid: link.child.map { Int($0.pid) },
+                              state: link.state == .up ? .up : link.state == .starting ? .starting : .degraded,
+                              io: link.io, direct: link.direct, note: link.notes.first, restarts: max(0, link.restarts))
+        }
+    }
+
+    func tierStatus(_ report: TierReport) -> Operations.TierStatus {
+        let paths = tierSpaces[report.tier] ?? configuredPaths(report.tier).map { PathSpace(path: $0, totalBytes: 0, freeBytes: 0) }
+        let reason = report.stalled ? "its filesystem does not answer" : report.up ? nil : report.reason ?? "starting"
+        let remedy = reason.map { _ in
+            report.stalled ? "check the filesystem under \(paths.first?.path ?? "the tier") (dmesg, its servers); saves go on where they can, and resume when it answers"
+                : "see the daemon's log; the worker is started again by itself"
+        }
+        return Operations.TierStatus(tier: report.tier.rawValue,
+                                     paths: paths.map { Operations.Folder(path: $0.path, totalBytes: $0.totalBytes, freeBytes: $0.freeBytes) },
+                                     state: report.stalled ? .degraded : report.up ? .up : .degraded, reason: reason, remedy: remedy,
+                                     queuedBytes: report.queuedBytes, writtenBytes: report.writtenBytes, compression: "none")
+    }
+
+    func configuredPaths(_ tier: Tier) -> [String] {
+        tier == .local ? configuration.tiers.local?.paths ?? [] : configuration.tiers.global.map { [$0.path] } ?? []
+    }
+
+    /// Prometheus' text form: names with units, totals as counters.
+    func metrics() -> String {
+        var lines: [String] = []
+        func metric(_ name: String, _ kind: String, _ help: String, _ values: [(labels: String, value: Double)]) {
+            lines.append("# HELP cairn_\(name) \(help)")
+            lines.append("# TYPE cairn_\(name) \(kind)")
+            for (labels, value) in values { lines.append("cairn_\(name)\(labels) \(value == value.rounded() ? String(Int(value)) : String(value))") }
+        }
+        let pool = engine.poolReport
+        metric("pool_bytes", "gauge", "Bytes of the staging pool by state.", [
+            ("{state=\"free\"}", Double(pool.free * Sizes.chunkBytes)), ("{state=\"needed\"}", Double(pool.needed * Sizes.chunkBytes)),
+            ("{state=\"cached\"}", Double(pool.cached * Sizes.chunkBytes)), ("{state=\"quarantined\"}", Double(pool.quarantined * Sizes.chunkBytes))])
+        metric("saves_total", "counter", "Rank saves by the level that they reached.", [
+            ("{level=\"accepted\"}", Double(counters.saves)), ("{level=\"staged\"}", Double(counters.staged)),
+            ("{level=\"committed\"}", Double(counters.committed)), ("{level=\"failed\"}", Double(counters.failed))])
+        metric("staged_bytes_total", "counter", "Bytes copied into the pool.", [("", Double(counters.stagedBytes))])
+        metric("loaded_bytes_total", "counter", "Bytes handed back to ranks.", [("", Double(counters.loadedBytes))])
+        let tiers = engine.tierReports
+        metric("tier_up", "gauge", "Whether the tier answers.", tiers.map { ("{tier=\"\($0.tier.rawValue)\"}", $0.up && !$0.stalled ? 1 : 0) })
+        metric("tier_queued_bytes", "gauge", "Bytes that wait to be written.", tiers.map { ("{tier=\"\($0.tier.rawValue)\"}", Double($0.queuedBytes)) })
+        metric("tier_written_bytes_total", "counter", "Bytes written.", tiers.map { ("{tier=\"\($0.tier.rawValue)\"}", Double($0.writtenBytes)) })
+        metric("sessions", "gauge", "Ranks that are connected.", [("", Double(sessions.count))])
+        metric("saves_in_flight", "gauge", "Saves that have not ended.", [("", Double(engine.unfinishedCount))])
+        metric("last_commit_age_seconds", "gauge", "Seconds since the last commit of a run that this daemon serves.", engine.knownRuns.compactMap { run in
+            engine.lastCommit(run: run).map { ("{uid=\"\(run.uid)\",run=\"\(run.name)\"}", Double(loop.nowNanoseconds - $0.at) / 1e9) }
+        })
+        return lines.joined(separator: "\n") + "\n"
+    }
+}
