@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from jobs import state
-from machine import binary_beside, cli
+from machine import binary_beside, cli, until
 from real_daemon import Cluster, Daemon
 
 STEPS = 4
@@ -23,6 +23,13 @@ def daemon(request: pytest.FixtureRequest, cluster: Cluster) -> Daemon:
     with daemon.open() as checkpointer:
         for step in range(1, STEPS + 1):
             checkpointer.save(step, state(step, 4)).wait("committed", timeout=30)
+
+    def recorded() -> bool:
+        listed = json.loads(cli(daemon, "ls", "run", "--json"))["runs"][0]["steps"]
+        return all("local" in step["tiers"] for step in listed)
+
+    # A local tier beside the global one gets its copy of the commit right after the rank is told.
+    until("the local tier knows all commits", recorded)
     return daemon
 
 
