@@ -31,6 +31,7 @@ extension Engine {
             run.attempts[request.tokenHash] = attempt   // its last session may just have ended with it
         }
         attempt.sessions[request.rank] = request.session
+        attempt.seen.insert(request.rank)
         if let local = request.localWorldSize { attempt.localWorldSize = local }
         attempt.openedAt = now
         sessions[request.session] = Session(token: request.session, run: request.run, rank: request.rank, pid: request.pid,

@@ -34,8 +34,12 @@ extension Engine {
     /// What can be finished is, within `leftoverMs` of the new attempt's opening; then each daemon voids what it knows of, for
     /// rank 0's daemon may never have heard of a save that rank 0 missed.
     func endLeftovers(_ attempt: Attempt) {
-        guard let run = runs[attempt.key.run], let number = attempt.number, number == run.newest, !attempt.sessions.isEmpty,
-              now - attempt.openedAt >= ms(limits.leftoverMs) else { return }
+        guard let run = runs[attempt.key.run], let number = attempt.number, number == run.newest, !attempt.sessions.isEmpty else { return }
+        // Where all ranks of the older attempt were served here, one that is missing will not come: nothing is waited for.
+        for save in leftovers(attempt) where save.isServedHere && save.ranks.count < save.worldSize {
+            void(save, "its attempt ended before all ranks had saved")
+        }
+        guard now - attempt.openedAt >= ms(limits.leftoverMs) else { return }
         for save in leftovers(attempt) { void(save, "its attempt ended before all ranks were durable") }
         for (save, worldSize) in run.orphans.sorted(by: { $0.key < $1.key })
         where save.attempt < number && !run.orphansAsked.contains(save) && isUp(committing) {

@@ -42,6 +42,7 @@ extension Engine {
                                 upto: request.upto, count: session.rank == 0 ? attempt.count : nil, session: request.session, now: now,
                                 order: order, waitsForEager: request.waitsForEager, recovered: false)
         admit(rankSave, worldSize: attempt.worldSize, parent: attempt.parent)
+        saves[key]?.isServedHere = attempt.seen.count == attempt.worldSize
         rankSave.stagerKnows = true
         actions.append(.stager(.begin(request.staging)))
         stagingTurn.append(rankSave.handle)

@@ -28,6 +28,8 @@ final class Attempt {
     var localWorldSize: Int?
     /// Sessions by rank.
     var sessions: [Int: SessionToken] = [:]
+    /// Ranks that have opened here at any time.
+    var seen: Set<Int> = []
     /// A numbering request is under way, or the time to ask again.
     var asking = false, askAt = 0, askInterval: Int
     var openedAt: Int
@@ -138,6 +140,8 @@ final class Save {
     var voidReason: String?
     /// The step that its attempt restored; kept here, for the attempt may be over before the save is decided.
     var parent: CommitSequence?
+    /// Every rank of its attempt opened here: no other daemon can hold a part of it.
+    var isServedHere = false
     /// Why this save will not be whole, if that is known.
     var lostReason: String? {
         if case .void(let reason)? = decision { return reason }

@@ -67,17 +67,11 @@ public enum FileHeader {
         header.append(contentsOf: json.bytes)
         header.append(contentsOf: repeatElement(UInt8(ascii: " "), count: dataStart - header.count))
 
-        let stored = layout.entries.map { entry in
-            var shard = entry.shard
-            shard.eager = true                       // how it was staged is not part of what is stored
-            return StoredShard(shard: shard, fileOffset: dataStart + entry.dataOffset, bytes: entry.bytes)
-        }
         let storedObjects = objects.enumerated().map { index, object in
             StoredObject(object: object, fileOffset: dataStart + ends[index] - object.bytes)
         }
         let fileBytes = dataStart + (ends.last ?? layout.dataBytes)
-        return FilePlan(headerBytes: header, dataStart: dataStart, fileBytes: fileBytes,
-                        table: RankTable(rank: rank, fileBytes: fileBytes, shards: stored, objects: storedObjects))
+        return FilePlan(headerBytes: header, dataStart: dataStart, fileBytes: fileBytes, objects: storedObjects, layout: layout)
     }
 
     /// Checks the objects, and where each one ends in the data.
@@ -86,13 +80,12 @@ public enum FileHeader {
             throw .layout(.tooMany(what: "objects in one rank", count: objects.count, limit: StoreLimits.objects))
         }
         var names: Set<String> = []
-        if !objects.isEmpty { for entry in layout.entries { names.insert(entry.shard.name) } }
         var ends: [Int] = []
         var end = layout.dataBytes
         for object in objects {
             func invalid(_ reason: String) -> FileHeaderError { .layout(.invalidObject(name: object.name, reason: reason)) }
             if let reason = CheckedShard.problem(ofName: object.name) { throw invalid(reason) }
-            guard names.insert(object.name).inserted else { throw invalid("another object or shard of this rank has the same name") }
+            guard !layout.names.contains(object.name), names.insert(object.name).inserted else { throw invalid("another object or shard of this rank has the same name") }
             guard object.bytes >= 0 else { throw invalid("\(object.bytes) bytes") }
             guard (object.key != nil) == (object.scope == .keyed) else {
                 throw invalid("a key belongs to the scope keyed, and to no other")

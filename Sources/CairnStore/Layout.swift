@@ -28,6 +28,8 @@ public struct Layout: Sendable {
     public let digest: String
     /// Parts of the header that are the same for every save.
     let rendered: RenderedLayout
+    /// The shards' names: an object may not share one.
+    let names: Set<String>
 
     public static func make(shards: [Shard], rank: Int, worldSize: Int) throws(LayoutError) -> Layout {
         guard (1...StoreLimits.worldSize).contains(worldSize) else {
@@ -77,7 +79,7 @@ public struct Layout: Sendable {
         guard headerBytes <= StoreLimits.headerBytes else {
             throw .tooLarge(what: "the header of rank \(rank)'s file", bytes: headerBytes, limit: StoreLimits.headerBytes)
         }
-        return Layout(rank: rank, worldSize: worldSize, entries: entries, dataBytes: offset, digest: digest(of: entries), rendered: rendered)
+        return Layout(rank: rank, worldSize: worldSize, entries: entries, dataBytes: offset, digest: digest(of: entries), rendered: rendered, names: names)
     }
 
     /// Hex of 128 bits of SHA-256 over one line per entry. Names have no control characters, so the text is unambiguous.

@@ -52,7 +52,7 @@ extension Daemon {
         for rank in resident { byRank[rank.rank] = rank }
         var checks: [UInt64] = [], copies: [UInt64] = [], checked: Set<Int> = [], held: Set<Int> = []
         for run in plan.runs {
-            guard let rank = byRank[run.rank], let crcs = plans[rank.handle]?.crcs, let fileBytes = plans[rank.handle]?.fileBytes else { return false }
+            guard let rank = byRank[run.rank], let crcs = plans[rank.handle]?.crcs, let fileBytes = plans[rank.handle]?.plan.fileBytes else { return false }
             var at = run.fileOffset, destination = run.offset, left = run.bytes
             while left > 0 {
                 let chunk = at / Sizes.chunkBytes, inChunk = at % Sizes.chunkBytes, count = min(left, Sizes.chunkBytes - inChunk)

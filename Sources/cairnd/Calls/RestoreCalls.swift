@@ -140,6 +140,6 @@ extension Daemon {
         let held = resident.compactMap { plans[$0.handle] }
         guard held.count == resident.count, let first = held.first else { return nil }
         return StepIndex(step: save.step, sequence: sequence, save: save, worldSize: first.worldSize, metadata: first.metadata,
-                         ranks: held.map(\.table))
+                         ranks: held.map(\.plan.table))
     }
 }

@@ -76,7 +76,7 @@ extension Daemon {
             return context.fail(wireError(error))
         }
         var extents: [StageExtent] = []
-        for (object, stored) in zip(objects, plan.table.objects) {
+        for (object, stored) in zip(objects, plan.objects) {
             if object.source.streamed == true || object.source.descriptor != nil { return context.fail(.notSupported(feature: "other than memory sources")) }
             if let problem = addExtents(object.source.memory, bytes: object.bytes, at: stored.fileOffset, eager: true, to: &extents) {
                 return context.fail(.invalidShard(name: object.name, reason: problem))

@@ -46,10 +46,7 @@ final class PlannedSave {
     let session: String
     let run: RunKey, save: SaveID, rank: Int, worldSize: Int
     let layoutDigest: String
-    let table: RankTable
-    let dataStart: Int, fileBytes: Int
-    /// Sent with `begin`, then dropped: a header of many tensors is large.
-    var header: [UInt8]
+    var plan: FilePlan
     let metadata: [String: String]
     let parent: CommitSequence?
     let upto: Level
@@ -66,10 +63,7 @@ final class PlannedSave {
         self.rank = rank
         self.worldSize = worldSize
         self.layoutDigest = layoutDigest
-        table = plan.table
-        dataStart = plan.dataStart
-        fileBytes = plan.fileBytes
-        header = plan.headerBytes
+        self.plan = plan
         self.metadata = metadata
         self.parent = parent
         self.upto = upto

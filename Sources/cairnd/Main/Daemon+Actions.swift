@@ -11,8 +11,7 @@ extension Daemon {
         case .reply(let call, let answer): engineCalls.removeValue(forKey: call)?(answer)
         case .stager(let request):
             if case .begin(let begin) = request {
-                stager.send(request, payload: plans[begin.handle]?.header ?? [])
-                plans[begin.handle]?.header = []
+                stager.send(request, payload: plans[begin.handle]?.plan.takeHeader() ?? [])
             } else {
                 stager.send(request)
             }
@@ -52,7 +51,7 @@ extension Daemon {
         } else {
             let record = Record.encode(Manifest(
                 run: plan.run, save: plan.save, rank: plan.rank, worldSize: plan.worldSize, layoutDigest: plan.layoutDigest,
-                fileBytes: plan.fileBytes, dataStart: plan.dataStart, crcs: plan.crcs, count: count,
+                fileBytes: plan.plan.fileBytes, dataStart: plan.plan.dataStart, crcs: plan.crcs, count: count,
                 parent: plan.rank == 0 ? plan.parent : nil, upto: plan.upto, metadata: plan.rank == 0 ? plan.metadata : nil, savedAt: plan.savedAt, node: node))
             manifest = (Names.manifest(rank: plan.rank, digest: Record.nameDigest(record)), record)
             plan.manifest = manifest

@@ -147,7 +147,7 @@ extension Daemon {
             let first = chunk.chunk * Sizes.blocksPerChunk
             precondition(first + crcs.count <= plan.crcs.count, "more CRCs than blocks")
             plan.crcs.replaceSubrange(first..<first + crcs.count, with: crcs)
-            counters.stagedBytes += Sizes.bytes(ofChunk: chunk.chunk, fileBytes: plan.fileBytes)
+            counters.stagedBytes += Sizes.bytes(ofChunk: chunk.chunk, fileBytes: plan.plan.fileBytes)
             if let session = sessions[plan.session], UnixSocket.hungUp(session.connection.socket) {
                 deliver(.hungUp(session.token))
             }
