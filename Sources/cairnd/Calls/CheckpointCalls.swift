@@ -1,4 +1,4 @@
-// dev.cairn.Checkpoint: what ranks call. Sessions and saves here; restores in RestoreCalls.
+// dev.cairn.Checkpoint: what ranks call. Sessions here; the rest in SaveCalls, LeaseCalls, RestoreCalls and LoadCalls.
 import CairnEngine
 import CairnIO
 import CairnMessages

@@ -1,5 +1,4 @@
-// The way back: which step (Choose, Settle: the engine's), what it holds (Steps, Describe), and its bytes (Load), from the
-// nearest tier that holds them whole: memory, local, global. Every block is checked before it is handed over (I7).
+// The way back: which step (Choose, Settle: the engine's), and what it holds (Steps, Describe). Its bytes are in LoadCalls.
 import CairnEngine
 import CairnIO
 import CairnMessages
