@@ -27,39 +27,26 @@ public struct PoolShape: Hashable, Codable, Sendable {
 
 /// Fixed-width little-endian words in a payload: the hot lists travel so, not as JSON.
 public enum Words {
-    public static func pack(_ words: [UInt64]) -> [UInt8] {
+    public static func pack(_ words: [UInt64]) -> [UInt8] { bytes(of: words) }
+    public static func unpack(_ bytes: ArraySlice<UInt8>) -> [UInt64] { words(of: bytes) }
+    public static func pack32(_ words: [UInt32]) -> [UInt8] { bytes(of: words) }
+    public static func unpack32(_ bytes: ArraySlice<UInt8>) -> [UInt32] { words(of: bytes) }
+
+    private static func bytes<Word: FixedWidthInteger & UnsignedInteger>(of words: [Word]) -> [UInt8] {
         var bytes: [UInt8] = []
-        bytes.reserveCapacity(words.count * 8)
-        for word in words { for shift in stride(from: UInt64(0), to: 64, by: 8) { bytes.append(UInt8(truncatingIfNeeded: word >> shift)) } }
+        bytes.reserveCapacity(words.count * (Word.bitWidth / 8))
+        for word in words { for shift in stride(from: 0, to: Word.bitWidth, by: 8) { bytes.append(UInt8(truncatingIfNeeded: word >> Word(shift))) } }
         return bytes
     }
-    public static func unpack(_ bytes: ArraySlice<UInt8>) -> [UInt64] {
-        precondition(bytes.count.isMultiple(of: 8), "a list of words is a multiple of 8 bytes")
-        var words: [UInt64] = []
-        words.reserveCapacity(bytes.count / 8)
-        var word: UInt64 = 0, filled: UInt64 = 0
+    private static func words<Word: FixedWidthInteger & UnsignedInteger>(of bytes: ArraySlice<UInt8>) -> [Word] {
+        precondition(bytes.count.isMultiple(of: Word.bitWidth / 8), "a list of words of \(Word.bitWidth) bits has \(bytes.count) bytes")
+        var words: [Word] = []
+        words.reserveCapacity(bytes.count / (Word.bitWidth / 8))
+        var word: Word = 0, filled = 0
         for byte in bytes {
-            word |= UInt64(byte) << filled
+            word |= Word(byte) << Word(filled)
             filled += 8
-            if filled == 64 { words.append(word); word = 0; filled = 0 }
-        }
-        return words
-    }
-    public static func pack32(_ words: [UInt32]) -> [UInt8] {
-        var bytes: [UInt8] = []
-        bytes.reserveCapacity(words.count * 4)
-        for word in words { for shift in stride(from: UInt32(0), to: 32, by: 8) { bytes.append(UInt8(truncatingIfNeeded: word >> shift)) } }
-        return bytes
-    }
-    public static func unpack32(_ bytes: ArraySlice<UInt8>) -> [UInt32] {
-        precondition(bytes.count.isMultiple(of: 4), "a list of 32-bit words is a multiple of 4 bytes")
-        var words: [UInt32] = []
-        words.reserveCapacity(bytes.count / 4)
-        var word: UInt32 = 0, filled: UInt32 = 0
-        for byte in bytes {
-            word |= UInt32(byte) << filled
-            filled += 8
-            if filled == 32 { words.append(word); word = 0; filled = 0 }
+            if filled == Word.bitWidth { words.append(word); word = 0; filled = 0 }
         }
         return words
     }

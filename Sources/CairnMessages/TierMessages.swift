@@ -50,19 +50,6 @@ public struct ChunkWrite: Hashable, Codable, Sendable {
     }
 }
 
-public struct LeaseSegment: Hashable, Codable, Sendable {
-    public var segment: Int, bytes: Int
-    public init(segment: Int, bytes: Int) { self.segment = segment; self.bytes = bytes }
-}
-
-/// A piece of a box in a lease: `begin` counts from the box's first byte.
-public struct PlacedPiece: Hashable, Codable, Sendable {
-    public var name: String, begin: Int, bytes: Int, segment: Int, offset: Int
-    public init(name: String, begin: Int, bytes: Int, segment: Int, offset: Int) {
-        self.name = name; self.begin = begin; self.bytes = bytes; self.segment = segment; self.offset = offset
-    }
-}
-
 /// Which step, exactly. A committing tier finds it by its folder's name; a tier beside it by the save id.
 public struct StepRef: Hashable, Codable, Sendable {
     public var run: RunKey, step: Int, sequence: CommitSequence, save: SaveID?

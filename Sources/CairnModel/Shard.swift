@@ -57,6 +57,20 @@ public struct Box: Hashable, Codable, Sendable {
     }
 }
 
+/// A segment of shared memory lent to a rank.
+public struct LeaseSegment: Hashable, Codable, Sendable {
+    public var segment: Int, bytes: Int
+    public init(segment: Int, bytes: Int) { self.segment = segment; self.bytes = bytes }
+}
+
+/// A piece of a box in a lease: `begin` counts from the box's first byte.
+public struct PlacedPiece: Hashable, Codable, Sendable {
+    public var name: String, begin: Int, bytes: Int, segment: Int, offset: Int
+    public init(name: String, begin: Int, bytes: Int, segment: Int, offset: Int) {
+        self.name = name; self.begin = begin; self.bytes = bytes; self.segment = segment; self.offset = offset
+    }
+}
+
 /// One tensor shard or object inside one rank's file: what a restore needs to find its bytes.
 public struct StoredShard: Hashable, Codable, Sendable {
     /// The shard as registered (its logical name without the `rank-00003/` of a private one).

@@ -3,19 +3,6 @@
 // Boxes come in their order, each at a multiple of 64 bytes; one that does not fit goes on in the next segment.
 import CairnModel
 
-public struct LoadSegment: Hashable, Sendable {
-    public var segment: Int, bytes: Int
-    public init(segment: Int, bytes: Int) { self.segment = segment; self.bytes = bytes }
-}
-
-/// Bytes of a box in a segment; `begin` counts from the box's first byte.
-public struct LoadPiece: Hashable, Sendable {
-    public var name: String, begin: Int, bytes: Int, segment: Int, offset: Int
-    public init(name: String, begin: Int, bytes: Int, segment: Int, offset: Int) {
-        self.name = name; self.begin = begin; self.bytes = bytes; self.segment = segment; self.offset = offset
-    }
-}
-
 public struct LoadRun: Hashable, Sendable {
     public var rank: Int, fileOffset: Int, segment: Int, offset: Int, bytes: Int
     public init(rank: Int, fileOffset: Int, segment: Int, offset: Int, bytes: Int) {
@@ -25,18 +12,18 @@ public struct LoadRun: Hashable, Sendable {
 
 public struct LoadPlan: Sendable {
     /// In the order of the boxes; a box of no bytes has one piece of none.
-    public let placed: [LoadPiece]
+    public let placed: [PlacedPiece]
     /// By rank, then file offset.
     public let runs: [LoadRun]
     public let bytes: Int
 
-    public static func make(index: StepIndex, boxes: [Box], segments: [LoadSegment], near: Set<Int> = []) throws(SliceError) -> LoadPlan {
+    public static func make(index: StepIndex, boxes: [Box], segments: [LeaseSegment], near: Set<Int> = []) throws(SliceError) -> LoadPlan {
         try make(catalog: StepCatalog(index), boxes: boxes, segments: segments, near: near)
     }
 
-    public static func make(catalog: StepCatalog, boxes: [Box], segments: [LoadSegment], near: Set<Int> = []) throws(SliceError) -> LoadPlan {
+    public static func make(catalog: StepCatalog, boxes: [Box], segments: [LeaseSegment], near: Set<Int> = []) throws(SliceError) -> LoadPlan {
         let plans = try SlicePlan.make(catalog: catalog, boxes: boxes, near: near)
-        var placed: [LoadPiece] = [], runs: [LoadRun] = []
+        var placed: [PlacedPiece] = [], runs: [LoadRun] = []
         var segment = 0, offset = 0
         for plan in plans {
             let first = placed.count
@@ -50,7 +37,7 @@ public struct LoadPlan: Sendable {
                 // An empty box after the last byte needs no room: it stands at the end of the last segment.
                 let atEnd = segment == segments.count
                 let bytes = atEnd ? 0 : min(plan.bytes - begin, segments[segment].bytes - offset)
-                placed.append(LoadPiece(name: plan.name, begin: begin, bytes: bytes,
+                placed.append(PlacedPiece(name: plan.name, begin: begin, bytes: bytes,
                                         segment: atEnd ? segments.last?.segment ?? 0 : segments[segment].segment,
                                         offset: atEnd ? segments.last?.bytes ?? 0 : offset))
                 begin += bytes
@@ -63,7 +50,7 @@ public struct LoadPlan: Sendable {
     }
 
     /// Cuts a box's runs where its pieces end.
-    private static func place(_ plan: BoxPlan, _ pieces: ArraySlice<LoadPiece>, into runs: inout [LoadRun]) {
+    private static func place(_ plan: BoxPlan, _ pieces: ArraySlice<PlacedPiece>, into runs: inout [LoadRun]) {
         let single = pieces.count == 1
         for run in plan.runs {
             var done = 0
@@ -80,7 +67,7 @@ public struct LoadPlan: Sendable {
     }
 
     /// The piece that holds a byte of the box.
-    private static func search(_ pieces: ArraySlice<LoadPiece>, _ position: Int) -> Int {
+    private static func search(_ pieces: ArraySlice<PlacedPiece>, _ position: Int) -> Int {
         var low = pieces.startIndex, high = pieces.endIndex - 1
         while low < high {
             let middle = (low + high + 1) / 2

@@ -12,7 +12,7 @@ struct Loader {
 
     /// `filled` for each slot, its payload telling what to copy where; gives where the boxes are.
     func load(id: Int, step: StepFiles, boxes: [Box], segments: [LeaseSegment]) throws -> [PlacedPiece] {
-        let plan = try LoadPlan.make(catalog: step.catalog, boxes: boxes, segments: segments.map { LoadSegment(segment: $0.segment, bytes: $0.bytes) })
+        let plan = try LoadPlan.make(catalog: step.catalog, boxes: boxes, segments: segments)
         let ranges = try Self.ranges(plan.runs) { try step.file($0).bytes }
         let members = Self.members(plan.runs, ranges)
         let reader = BlockReader(engine: engine, map: memory.buffer, slots: slots)
@@ -22,7 +22,7 @@ struct Loader {
             replies.send(.filled(id: id, slots: [slot], copies: words.count / 4), payload: Words.pack(words))
             return true
         }
-        return plan.placed.map { PlacedPiece(name: $0.name, begin: $0.begin, bytes: $0.bytes, segment: $0.segment, offset: $0.offset) }
+        return plan.placed
     }
 
     /// Reads that cover all runs: at most a chunk each, small gaps read along. Runs are in order of rank and offset.

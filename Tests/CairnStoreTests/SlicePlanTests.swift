@@ -75,10 +75,10 @@ private func slice(_ bytes: [UInt8], _ whole: [Int], _ offsets: [Int], _ shape: 
 
     // The same through a load's segments.
     let need = expected.reduce(0) { $0 + $1.count + 64 }
-    var segments: [LoadSegment] = []
+    var segments: [LeaseSegment] = []
     while segments.reduce(0, { $0 + $1.bytes }) < need * 2 + 64 {
-        segments.append(LoadSegment(segment: 7 + segments.count, bytes: Int.random(in: 1...300, using: &generator)))
-        if segments.count > 400 { segments.append(LoadSegment(segment: 1000, bytes: need * 3)) }
+        segments.append(LeaseSegment(segment: 7 + segments.count, bytes: Int.random(in: 1...300, using: &generator)))
+        if segments.count > 400 { segments.append(LeaseSegment(segment: 1000, bytes: need * 3)) }
     }
     guard let load = try? LoadPlan.make(index: step, boxes: boxes, segments: segments, near: near) else {
         // Alignment wastes the tails of small segments: they may be too small, and then that is said.
@@ -154,7 +154,7 @@ private func slice(_ bytes: [UInt8], _ whole: [Int], _ offsets: [Int], _ shape: 
     #expect(throws: SliceError.notCovered(name: "w")) { try SlicePlan.make(index: index([tables[0]], worldSize: 2), boxes: [Box(name: "w")]) }
     #expect(throws: SliceError.notCovered(name: "x")) { try SlicePlan.make(index: index([tables[0]], worldSize: 2), boxes: [Box(name: "x", rank: 1)]) }
     #expect(throws: SliceError.tooLarge(bytes: 48, available: 47)) {
-        try LoadPlan.make(index: index(tables), boxes: [Box(name: "w")], segments: [LoadSegment(segment: 0, bytes: 47)])
+        try LoadPlan.make(index: index(tables), boxes: [Box(name: "w")], segments: [LeaseSegment(segment: 0, bytes: 47)])
     }
     #expect(try LoadPlan.make(index: index(tables), boxes: [Box(name: "w", offsets: [0, 0], shape: [0, 0])], segments: []).placed.map(\.bytes) == [0])
 }

@@ -135,7 +135,9 @@ extension Daemon {
         }
         guard let session = sessions[parameters.session], session.isOpen, session.run.uid == context.uid else { return context.fail(.notOpen) }
         guard context.connection.session == nil else { return context.fail(.failed(reason: "this connection belongs to a session already")) }
-        guard session.attached.count < 16 else { return context.fail(.tooLarge(bytes: session.attached.count, limit: 16)) }
+        guard session.attached.count < DaemonLimits.attachedPerSession else {
+            return context.fail(.tooLarge(bytes: session.attached.count, limit: DaemonLimits.attachedPerSession))
+        }
         context.connection.session = session
         session.attached.append(context.connection)
         context.connection.trust()

@@ -25,7 +25,7 @@ extension Daemon {
         let job = LoadJob(session: session, context: context, boxes: parameters.boxes, leases: leases,
                           ref: StepRef(run: session.run, step: parameters.step, sequence: sequence, save: save), tiers: engine.tiers)
         counters.loads += 1
-        if let save, let index = residentIndex(session.run, save, sequence), loadFromMemory(job, index) { return }
+        if let save, let catalog = residentCatalog(session.run, save, sequence), loadFromMemory(job, catalog) { return }
         loadFromTiers(job)
     }
 
@@ -37,10 +37,10 @@ extension Daemon {
     }
 
     /// False: this box cannot come from memory after all; nothing was begun.
-    func loadFromMemory(_ job: LoadJob, _ index: StepIndex) -> Bool {
+    func loadFromMemory(_ job: LoadJob, _ catalog: StepCatalog) -> Bool {
         guard let save = job.ref.save, let resident = engine.resident(run: job.ref.run, save: save) else { return false }
         let plan: LoadPlan
-        do { plan = try LoadPlan.make(index: index, boxes: job.boxes, segments: job.leases.map { LoadSegment(segment: $0.segment, bytes: $0.bytes) }) } catch {
+        do { plan = try LoadPlan.make(catalog: catalog, boxes: job.boxes, segments: job.leases) } catch {
             job.context.fail(wireError(error))
             return true
         }
@@ -71,12 +71,10 @@ extension Daemon {
         }
         let slots = held.sorted()
         deliver(.slotsHeld(slots))
-        copyOut(.pool, checks: checks, copies: copies) { [unowned self] result in
+        copyOut(.pool, checks: checks, copies: Words.pack(copies)) { [unowned self] result in
             deliver(.slotsReleased(slots))
             switch result {
-            case .done: finish(job, .memory, plan.placed.map {
-                PlacedPiece(name: $0.name, begin: $0.begin, bytes: $0.bytes, segment: $0.segment, offset: $0.offset)
-            })
+            case .done: finish(job, .memory, plan.placed)
             case .failed(let offset, let text):
                 log.write(.error, "run \(job.ref.run) step \(job.ref.step): the copy in memory is not what was staged"
                     + (offset.map { " (slot \($0 / Sizes.chunkBytes))" } ?? "") + ": \(text); the next tier is read")
@@ -99,7 +97,7 @@ extension Daemon {
                 precondition(payload.count == count * 32, "a `filled` of \(count) copies has \(payload.count) bytes")
                 let instance = tierLinks[tier]?.instance ?? ""
                 job.outstanding += 1
-                copyOut(.buffer(tier: tier, instance: instance), checks: [], copiesPacked: payload) { [unowned self] result in
+                copyOut(.buffer(tier: tier, instance: instance), checks: [], copies: payload) { [unowned self] result in
                     if tierLinks[tier]?.instance == instance { tierLinks[tier]?.send(TierRequest.freeBuffers(slots: slots)) }
                     job.outstanding -= 1
                     if case .failed(_, let text) = result { job.hasFailed = true; job.failure = .failed(reason: text) }
@@ -128,17 +126,14 @@ extension Daemon {
         loadFromTiers(job)
     }
 
-    func copyOut(_ source: CopySource, checks: [UInt64], copies words: [UInt64], _ handler: @escaping (CopyResult) -> Void) {
-        copyOut(source, checks: checks, copiesPacked: Words.pack(words), handler)
-    }
-
-    func copyOut(_ source: CopySource, checks: [UInt64], copiesPacked: [UInt8], _ handler: @escaping (CopyResult) -> Void) {
+    /// `packed`: words as StagerRequest.copyOut has them; a tier worker's `filled` brings them so.
+    func copyOut(_ source: CopySource, checks: [UInt64], copies packed: [UInt8], _ handler: @escaping (CopyResult) -> Void) {
         let id = nextCopy
         nextCopy += 1
         guard stager.state == .up else { return handler(.failed(offset: nil, "the stager is being started again")) }
         copies[id] = handler
-        stager.send(StagerRequest.copyOut(id: id, source: source, verify: checks.count / 4, copies: copiesPacked.count / 32),
-                    payload: Words.pack(checks) + copiesPacked)
+        stager.send(StagerRequest.copyOut(id: id, source: source, verify: checks.count / 4, copies: packed.count / 32),
+                    payload: Words.pack(checks) + packed)
     }
 }
 

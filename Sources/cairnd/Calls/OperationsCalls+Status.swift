@@ -12,8 +12,7 @@ extension Daemon {
         var left = tiers.count
         guard left > 0 else { return replyStatus(context) }
         for tier in tiers {
-            // One second at most: a hung filesystem must not hide what status is asked for.
-            askTier(tier, seconds: 1, { .space(id: $0) }) { [unowned self] reply, _ in
+            askTier(tier, seconds: DaemonLimits.spaceSeconds, { .space(id: $0) }) { [unowned self] reply, _ in
                 if case .space(_, let paths) = reply { tierSpaces[tier] = paths }
                 left -= 1
                 if left == 0 { replyStatus(context) }

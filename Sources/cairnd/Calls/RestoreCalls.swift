@@ -27,7 +27,9 @@ extension Daemon {
     func settle(_ parameters: Checkpoint.Settle.Parameters, _ session: ClientSession, _ context: CallContext) {
         let call = engineCall(context) { [unowned self] answer in
             switch answer {
-            case .settled(let again): context.reply(Checkpoint.Settle.Reply(again: again))
+            case .settled(let again):
+                if restoring?.run == session.run { restoring = nil }
+                context.reply(Checkpoint.Settle.Reply(again: again))
             case .failed(let error): context.fail(wireError(error))
             default: preconditionFailure("a Settle was answered with \(answer)")
             }
@@ -111,7 +113,7 @@ extension Daemon {
             }
         }
         let save = engine.save(run: run, sequence: sequence)
-        if let save, let index = residentIndex(run, save, sequence) { return handler(.success(index)) }
+        if let save, let catalog = residentCatalog(run, save, sequence) { return handler(.success(catalog.index)) }
         let ref = StepRef(run: run, step: step, sequence: sequence, save: save)
         func ask(_ tiers: ArraySlice<Tier>, _ last: WireError) {
             guard let tier = tiers.first else { return handler(.failure(last)) }
@@ -134,11 +136,15 @@ extension Daemon {
         ask(engine.tiers.reversed()[...], .noSuchStep(step: step))
     }
 
-    func residentIndex(_ run: RunKey, _ save: SaveID, _ sequence: CommitSequence) -> StepIndex? {
+    /// Where everything of a step is that lies whole in memory. Kept for the step that is being restored: its Loads are many.
+    func residentCatalog(_ run: RunKey, _ save: SaveID, _ sequence: CommitSequence) -> StepCatalog? {
         guard let resident = engine.resident(run: run, save: save) else { return nil }
+        if let kept = restoring, kept.run == run, kept.catalog.index.save == save, kept.catalog.index.sequence == sequence { return kept.catalog }
         let held = resident.compactMap { plans[$0.handle] }
         guard held.count == resident.count, let first = held.first else { return nil }
-        return StepIndex(step: save.step, sequence: sequence, save: save, worldSize: first.worldSize, metadata: first.metadata,
-                         ranks: held.map(\.plan.table))
+        let catalog = StepCatalog(StepIndex(step: save.step, sequence: sequence, save: save, worldSize: first.worldSize, metadata: first.metadata,
+                                            ranks: held.map(\.plan.table)))
+        restoring = (run, catalog)
+        return catalog
     }
 }

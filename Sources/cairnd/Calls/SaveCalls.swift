@@ -62,7 +62,8 @@ extension Daemon {
         guard upto != .failed, upto != .accepted else { return context.fail(.invalidParameter(parameter: "upto")) }
         guard let registered = session.layout(parameters.layout) else { return context.fail(.unknownLayout(layout: parameters.layout)) }
         let metadata = parameters.metadata ?? [:]
-        guard metadata.count <= 1000, metadata.allSatisfy({ $0.key.utf8.count + $0.value.utf8.count <= 64 << 10 }) else {
+        guard metadata.count <= DaemonLimits.metadataEntries,
+              metadata.allSatisfy({ $0.key.utf8.count + $0.value.utf8.count <= DaemonLimits.metadataEntryBytes }) else {
             return context.fail(.invalidParameter(parameter: "metadata"))
         }
         guard let attempt = engine.attemptNumber(session: session.token) else { return context.fail(.notOpen) }
@@ -94,7 +95,6 @@ extension Daemon {
             case .failed(let error):
                 // Refused before anything was staged: the engine knows nothing of this plan.
                 if !engine.knows(handle: handle) { plans[handle] = nil }
-                if case .invalid(_, let reason) = error { return context.fail(.failed(reason: reason)) }
                 context.fail(wireError(error))
             default: preconditionFailure("a Save was answered with \(answer)")
             }
@@ -127,7 +127,6 @@ extension Daemon {
             switch answer {
             case .waited(let level, let reason): context.reply(Checkpoint.Wait.Reply(level: level, reason: reason))
             case .failed(.unknownSave): lookDecision(session.run, id, context)
-            case .failed(.invalid(_, let reason)): context.fail(.failed(reason: reason))
             case .failed(let error): context.fail(wireError(error))
             default: preconditionFailure("a Wait was answered with \(answer)")
             }

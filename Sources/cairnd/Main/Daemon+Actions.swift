@@ -21,7 +21,9 @@ extension Daemon {
         case .recordDecision(let tier, let id, let run, let save):
             tierLinks[tier]?.send(TierRequest.recordDecision(id: id, run: run, save: save), payload: decisionRecord)
         case .tell(let notice): tell(notice)
-        case .forget(let handle): plans[handle] = nil
+        case .forget(let handle):
+            guard let plan = plans.removeValue(forKey: handle) else { return }
+            if let kept = restoring, kept.run == plan.run, kept.catalog.index.save == plan.save { restoring = nil }
         case .endSession(let token, let reason, let replaced):
             guard let session = sessions[token] else { return }
             endSession(session, reason: reason, replaced: replaced)

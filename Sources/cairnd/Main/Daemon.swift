@@ -51,6 +51,8 @@ final class Daemon {
     /// Main's own requests to tier workers; ids far above the engine's.
     var tierCalls: [Int: TierCall] = [:]
     var nextTierCall = 1 << 40
+    /// What is in memory of the step that is being restored from there.
+    var restoring: (run: RunKey, catalog: StepCatalog)?
     var copies: [Int: (CopyResult) -> Void] = [:]
     var leasesAsked: [Int: (String?) -> Void] = [:]
     /// The decision record of the tier reply being handled: `recordDecision` copies it to the local tier.

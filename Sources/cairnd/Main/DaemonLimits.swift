@@ -7,8 +7,11 @@ enum DaemonLimits {
     static let outgoingBytes = 64 << 20
     /// The same for watchers, whose news grow old.
     static let watchBytes = 4 << 20
-    /// Calls that one connection may have sent ahead of the one being answered; reading stops there.
-    static let callsAhead = 64
+    /// Connections that attach to one session; a client needs two.
+    static let attachedPerSession = 16
+    /// What a save's caller says of it, and one entry's name and value together.
+    static let metadataEntries = 1000
+    static let metadataEntryBytes = 64 << 10
     /// Layouts kept of one session; the oldest unused one is forgotten.
     static let layoutsPerSession = 8
     /// Leases of one session, and their bytes together.
@@ -20,8 +23,8 @@ enum DaemonLimits {
     static let boxesPerLoad = 100_000
     /// A tier worker's answer to a client's call (listing, describing, loading) is waited for this long.
     static let tierCallSeconds = 120
-    /// Space is asked for with each Status; the last known is shown after this long.
-    static let spaceMilliseconds = 500
+    /// Space is asked for with each Status; the last known is shown after this long: a hung filesystem must not hide the rest.
+    static let spaceSeconds = 1
     /// A worker's answer to `start` is waited for this long before the daemon goes on without it.
     static let workerStartMilliseconds = 10_000
     /// A killed daemon's stager has this long to end before its successor takes the socket.
@@ -36,6 +39,6 @@ enum DaemonLimits {
     static let tickMilliseconds = 20
     /// READY is sent once so much of the pool is there.
     static let readyPoolBytes = 256 << 20
-    /// The read buffer of each tier worker.
+    /// Writes and reads that each tier worker keeps in flight.
     static let tierDepth = 16
 }
