@@ -37,51 +37,36 @@ extension Operations {
         }
     }
 
+    /// Which step Pin, Unpin and Delete mean.
+    public struct StepOfRun: WireFields {
+        public var uid: UInt32?
+        public var run: String
+        public var step: Int
+
+        public init(uid: UInt32? = nil, run: String, step: Int) {
+            self.uid = uid; self.run = run; self.step = step
+        }
+        public enum CodingKeys: String, CodingKey, CaseIterable { case uid, run, step }
+    }
+
     /// Keeps a step from retention.
     public enum Pin: WireMethod {
         public static let name = Operations.interface + ".Pin"
-        public struct Parameters: WireFields {
-            public var uid: UInt32?
-            public var run: String
-            public var step: Int
-
-            public init(uid: UInt32? = nil, run: String, step: Int) {
-                self.uid = uid; self.run = run; self.step = step
-            }
-            public enum CodingKeys: String, CodingKey, CaseIterable { case uid, run, step }
-        }
+        public typealias Parameters = StepOfRun
         public typealias Reply = Nothing
     }
 
     /// Gives a step back to retention.
     public enum Unpin: WireMethod {
         public static let name = Operations.interface + ".Unpin"
-        public struct Parameters: WireFields {
-            public var uid: UInt32?
-            public var run: String
-            public var step: Int
-
-            public init(uid: UInt32? = nil, run: String, step: Int) {
-                self.uid = uid; self.run = run; self.step = step
-            }
-            public enum CodingKeys: String, CodingKey, CaseIterable { case uid, run, step }
-        }
+        public typealias Parameters = StepOfRun
         public typealias Reply = Nothing
     }
 
     /// Deletes a step on all tiers; the newest committed one is refused.
     public enum Delete: WireMethod {
         public static let name = Operations.interface + ".Delete"
-        public struct Parameters: WireFields {
-            public var uid: UInt32?
-            public var run: String
-            public var step: Int
-
-            public init(uid: UInt32? = nil, run: String, step: Int) {
-                self.uid = uid; self.run = run; self.step = step
-            }
-            public enum CodingKeys: String, CodingKey, CaseIterable { case uid, run, step }
-        }
+        public typealias Parameters = StepOfRun
         public typealias Reply = Nothing
     }
 
