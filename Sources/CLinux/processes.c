@@ -92,7 +92,6 @@ int cairn_set_scheduler(pid_t thread, int policy) {
 
 int cairn_set_niceness(pid_t thread, int niceness) { return setpriority(PRIO_PROCESS, (id_t)thread, niceness); }
 int cairn_set_name(const char *name) { return prctl(PR_SET_NAME, name); }
-int cairn_set_dumpable(int dumpable) { return prctl(PR_SET_DUMPABLE, dumpable, 0, 0, 0); }
 
 int cairn_ignore_signal(int number) { return signal(number, SIG_IGN) == SIG_ERR ? -1 : 0; }
 
@@ -107,7 +106,6 @@ static int limit(int which, uint64_t *soft, uint64_t *hard) {
 }
 
 int cairn_memory_lock_limit(uint64_t *soft, uint64_t *hard) { return limit(RLIMIT_MEMLOCK, soft, hard); }
-int cairn_open_files_limit(uint64_t *soft, uint64_t *hard) { return limit(RLIMIT_NOFILE, soft, hard); }
 
 int cairn_raise_limit(int which) {
     int resource = which == 0 ? RLIMIT_MEMLOCK : RLIMIT_NOFILE;

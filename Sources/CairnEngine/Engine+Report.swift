@@ -63,7 +63,6 @@ extension Engine {
     }
 
     public var unfinishedCount: Int { runs.values.reduce(0) { $0 + $1.unfinished.count } }
-    public var unfinishedBytes: Int { tierReports.map(\.queuedBytes).max() ?? 0 }
     /// Unfinished saves that a drain can still finish: every rank here is staged. Not those whose local copy stands while the
     /// other tier is down, stalled or full: the next start goes on with them.
     public var drainableCount: Int {
@@ -113,7 +112,6 @@ extension Engine {
         }
     }
 
-    public func sessionCount(run: RunKey) -> Int { sessions.values.count { $0.run == run } }
     public var sessionTotal: Int { sessions.count }
     public var knownRuns: [RunKey] { runs.keys.sorted() }
     public func attemptNumber(session token: SessionToken) -> Int? { sessions[token].flatMap { attempt(of: $0)?.number } }

@@ -27,15 +27,12 @@ public struct IOFailure: Error, Sendable, Equatable, CustomStringConvertible {
     public var isNotEmpty: Bool { errno == ENOTEMPTY || errno == EEXIST }
     /// A file larger than the caller's limit.
     public var isTooLarge: Bool { errno == EOVERFLOW }
-    public var isNoMemory: Bool { errno == ENOMEM || errno == EAGAIN }
     public var isInUse: Bool { errno == EADDRINUSE }
     /// Nobody listens: no socket there, or its owner is gone.
     public var isNobodyThere: Bool { errno == ENOENT || errno == ECONNREFUSED }
     public var isTimedOut: Bool { errno == ETIMEDOUT }
     /// The other side closed the connection.
     public var isHungUp: Bool { [EPIPE, ECONNRESET, ENOTCONN].contains(errno) }
-    /// The device or its server failed; the file under the operation is void.
-    public var isDevice: Bool { [EIO, ENOTCONN, ECONNABORTED, EREMOTEIO, ETIMEDOUT, ENXIO, EROFS].contains(errno) }
 
     /// Errors that modules without C calls make or compare.
     public static let noSpace = ENOSPC, missing = ENOENT, alreadyExists = EEXIST, inputOutput = EIO, timedOut = ETIMEDOUT

@@ -99,12 +99,4 @@ import Glibc
         let start = unsafe pointer(offset, count)
         return unsafe Checksum.crc32c(seed: seed, UnsafeRawBufferPointer(start: start, count: count))
     }
-
-    /// For CairnIO's own use and for callers that only pass the buffer on.
-    public func withBytes<Result, Failure: Error>(
-        offset: Int, bytes count: Int, _ body: (UnsafeRawBufferPointer) throws(Failure) -> Result
-    ) throws(Failure) -> Result {
-        let start = unsafe pointer(offset, count)
-        return unsafe try body(UnsafeRawBufferPointer(start: start, count: count))
-    }
 }

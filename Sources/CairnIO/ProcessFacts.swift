@@ -9,7 +9,6 @@ public enum ProcessFacts {
 
     /// Soft and hard limit; nil: unlimited.
     public static func memoryLockLimit() -> (soft: Int?, hard: Int?) { unsafe limit { unsafe cairn_memory_lock_limit($0, $1) } }
-    public static func openFilesLimit() -> (soft: Int?, hard: Int?) { unsafe limit { unsafe cairn_open_files_limit($0, $1) } }
     public static func raiseMemoryLockLimit() throws(IOFailure) { try syscall("raise memlock limit") { cairn_raise_limit(0) } }
     public static func raiseOpenFilesLimit() throws(IOFailure) { try syscall("raise open files limit") { cairn_raise_limit(1) } }
 
@@ -70,9 +69,6 @@ public enum ProcessFacts {
     /// The calling thread and those it starts later; false where the kernel refused.
     @discardableResult
     public static func setNiceness(_ niceness: Int) -> Bool { cairn_set_niceness(0, CInt(niceness)) == 0 }
-
-    /// Whether other processes of this user may look into this one.
-    public static func setDumpable(_ dumpable: Bool) { _ = cairn_set_dumpable(dumpable ? 1 : 0) }
 
     /// What `ps` shows, 15 bytes of it.
     public static func setProcessName(_ name: String) { _ = unsafe cairn_set_name(name) }

@@ -8,9 +8,6 @@ public enum UnixSocket {
         public init(pid: Int32, uid: UInt32, gid: UInt32) { self.pid = pid; self.uid = uid; self.gid = gid }
     }
 
-    /// The longest path that the kernel takes.
-    public static let pathBytes = 107
-
     /// A listening, non-blocking socket. A stale one is unlinked only after a connect to it was refused; a live one fails
     /// with `isInUse`. The lock file keeps two starts apart, since a socket refuses between its bind and its listen.
     public static func listen(path: String, mode: UInt32 = 0o666, backlog: Int32 = 512) throws(IOFailure) -> Descriptor {

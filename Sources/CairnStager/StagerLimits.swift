@@ -16,8 +16,8 @@ enum StagerLimits {
     static let serviceJobs = 8192
     /// What READY waits for is filled as fast as it goes: on a busy node a nice thread would take seconds for it.
     static let firstFillBytes = 256 << 20
-    /// The filler's unit, and how often it tells.
-    static let fillBytes = Sizes.chunkBytes, firstTellBytes = 32 << 20, laterTellBytes = 256 << 20
+    /// How often the filler tells.
+    static let firstTellBytes = 32 << 20, laterTellBytes = 256 << 20
     /// Beyond the first part the filler yields to everything else.
     static let fillNiceness = 19
 }

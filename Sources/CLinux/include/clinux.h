@@ -61,11 +61,9 @@ pid_t cairn_thread_id(void);
 int cairn_set_scheduler(pid_t thread, int policy);      // 0 other, 1 batch, 2 idle
 int cairn_set_niceness(pid_t thread, int niceness);     // 0: the calling thread
 int cairn_set_name(const char *name);
-int cairn_set_dumpable(int dumpable);
 int cairn_ignore_signal(int number);
 char *const *cairn_environment(void);
 int cairn_memory_lock_limit(uint64_t *soft, uint64_t *hard);
-int cairn_open_files_limit(uint64_t *soft, uint64_t *hard);
 /// Soft limit to hard limit; 0 memory lock, 1 open files.
 int cairn_raise_limit(int which);
 
