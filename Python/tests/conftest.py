@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
-import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 
 import pytest
 
@@ -21,11 +18,9 @@ with contextlib.suppress(ImportError):
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from real_daemon import Cluster, Daemon, Opener, needs_daemon, short_folder
+from real_daemon import Cluster, Daemon, Opener, needs_daemon, short_folder, time_bound
 
 import cairn
-
-TEST_SECONDS = int(os.environ.get("CAIRN_TEST_SECONDS", "90"))
 
 
 @pytest.fixture(autouse=True)
@@ -34,14 +29,8 @@ def bound(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for variable in ("CAIRN_ATTEMPT", "CAIRN_SOCKET", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "SLURM_JOB_ID"):
         monkeypatch.delenv(variable, raising=False)
 
-    def expired(number: int, frame: FrameType | None) -> None:
-        raise TimeoutError(f"the test took more than {TEST_SECONDS} s")
-
-    before = signal.signal(signal.SIGALRM, expired)
-    signal.alarm(TEST_SECONDS)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
+    with time_bound():
+        yield
 
 
 @pytest.fixture

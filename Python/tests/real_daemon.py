@@ -14,9 +14,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any
 
 import pytest
@@ -25,6 +25,7 @@ import cairn
 
 ROOT = Path(__file__).parent.parent.parent
 START_SECONDS = 20.0
+TEST_SECONDS = int(os.environ.get("CAIRN_TEST_SECONDS", "90"))
 STOP_SECONDS = 20.0
 
 
@@ -69,6 +70,22 @@ class Paused:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.resume()
+
+
+@contextlib.contextmanager
+def time_bound() -> Iterator[None]:
+    """No test hangs: one that takes longer than TEST_SECONDS ends with an error."""
+
+    def expired(number: int, frame: FrameType | None) -> None:
+        raise TimeoutError(f"the test took more than {TEST_SECONDS} s")
+
+    before = signal.signal(signal.SIGALRM, expired)
+    signal.alarm(TEST_SECONDS)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def needs_daemon() -> None:

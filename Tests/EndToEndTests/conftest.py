@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 
 import pytest
 
@@ -18,9 +15,8 @@ sys.path.insert(0, str(ROOT / "Python" / "tests"))
 sys.path.insert(0, str(ROOT / "Python"))
 
 from machine import Mounts, leftovers, unused  # noqa: E402
-from real_daemon import Cluster, Daemon, binary, short_folder  # noqa: E402
+from real_daemon import Cluster, Daemon, needs_daemon, short_folder, time_bound  # noqa: E402
 
-TEST_SECONDS = int(os.environ.get("CAIRN_TEST_SECONDS", "90"))
 LEFT_BEHIND = [
     "CAIRN_ATTEMPT",
     "CAIRN_SOCKET",
@@ -41,19 +37,12 @@ LEFT_BEHIND = [
 @pytest.fixture(autouse=True)
 def bound(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No test hangs, and none sees this machine's own launch, daemon or service manager."""
-    if not binary().exists():
-        pytest.skip(f"no daemon at {binary()}: build it, or set CAIRND_BINARY")
+    needs_daemon()
     for variable in LEFT_BEHIND:
         monkeypatch.delenv(variable, raising=False)
 
-    def expired(number: int, frame: FrameType | None) -> None:
-        raise TimeoutError(f"the test took more than {TEST_SECONDS} s")
-
-    before = signal.signal(signal.SIGALRM, expired)
-    signal.alarm(TEST_SECONDS)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
+    with time_bound():
+        yield
 
 
 @pytest.fixture
