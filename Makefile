@@ -15,13 +15,15 @@ export CAIRN_BIN ?= $(CURDIR)/.build/release
 # Linked with Swift's own libraries, so that an installed binary needs no toolchain beside it.
 RELEASE := swift build -c release --static-swift-stdlib
 
-.PHONY: help run test build release install clean bench setup check-systemd test-swift test-python
+.PHONY: help run test test-mutations simulate build release install clean bench scale setup check-systemd test-swift test-python
 
 help:
 	@printf '%s\n' \
 	  'make run       build, start the daemon, train a real model, kill it, restore it bit-exactly (about 2 minutes)' \
 	  'make test      all tests: Swift, Python, end to end, systemd units' \
 	  'make build     debug build            make release   release build of cairnd and cairn' \
+	  'make simulate  SEEDS=2000: that many histories of daemons, ranks and faults against the engine; SEED=n: one, with every event' \
+	  'make scale     what a job of 1,024 ranks asks of its shared folder (2 minutes); SCALE=full: of 8,192 (15 minutes)' \
 	  'make bench     side by side with torch.distributed.checkpoint, 1 GiB of state' \
 	  'make install   DESTDIR=… PREFIX=/usr: binaries, configuration, systemd units' \
 	  'make clean     remove what was built and .venv'
@@ -41,17 +43,28 @@ run: release
 
 # Each Swift test has a limit of its own; the bounds here are for a test that hangs all the same. Of Swift's tests those that
 # fail are shown, and a line for each suite.
-test: check-python test-swift test-python check-systemd
+test: check-python test-swift test-mutations test-python check-systemd
 	@echo 'make test: all passed'
 
 # First, because it takes seconds.
 check-python: setup
-	cd Python && ../.venv/bin/ruff check --no-cache . ../Examples ../Benchmarks ../Tests/EndToEndTests
+	cd Python && ../.venv/bin/ruff check --no-cache . ../Examples ../Benchmarks ../Tests/EndToEndTests ../Tests/Mutations
 	cd Python && ../.venv/bin/mypy --strict --cache-dir ../.build/mypy
 
 test-swift: setup
 	timeout --kill-after=30 1200 swift build --build-tests
 	timeout --kill-after=30 1200 swift test --skip-build 2>&1 | grep --line-buffered -vE '^(◇|✔ Test [^ ]+\()|started\.$$'
+
+# The simulation has teeth: each of a list of mistakes in the engine is caught by it.
+test-mutations: setup
+	timeout --kill-after=30 1500 $(PYTHON) -m pytest -c Python/pyproject.toml --rootdir . -q -s --import-mode importlib \
+	  --timeout 1400 -p no:cacheprovider Tests/Mutations
+
+# With the engine's own checks and their reasons, which a release build would leave out.
+SEEDS ?= 2000
+simulate:
+	swift build -c release --scratch-path .build/simulate -Xswiftc -assert-config -Xswiftc Debug --product cairn-simulate
+	.build/simulate/release/cairn-simulate $(if $(SEED),--seed $(SEED) --verbose --table,--seeds $(SEEDS)) --jobs $$(nproc)
 
 test-python: release
 	test -x "$(CAIRN_BIN)/cairnd"
@@ -64,6 +77,11 @@ check-systemd: release
 
 bench: release
 	$(PYTHON) Benchmarks/compare_dcp.py
+
+# Counted by strace. FOLDER: an empty or missing folder on the filesystem to measure, else a temporary one.
+scale: setup
+	$(RELEASE) --product cairn-scale
+	$(PYTHON) Benchmarks/Scale/scale.py $(if $(filter full,$(SCALE)),--ranks 8192) $(if $(FOLDER),--folder '$(FOLDER)')
 
 # The configuration is only put where none is: it is the administrator's.
 install:

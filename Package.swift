@@ -51,7 +51,19 @@ let package = Package(
                            .product(name: "ArgumentParser", package: "swift-argument-parser")],
             swiftSettings: strict),
 
-        .testTarget(name: "CairnEngineTests", dependencies: ["CairnEngine", "CairnModel", "CairnMessages"]),
+        // Not installed: the protocol of thousands of ranks against one folder (`make scale`).
+        .executableTarget(
+            name: "cairn-scale",
+            dependencies: ["CairnModel", "CairnIO", "CairnStore", "CairnMessages", "CairnTier"],
+            path: "Benchmarks/Scale",
+            exclude: ["scale.py"],
+            swiftSettings: strict),
+
+        // The engine's simulation, a library for its tests and for `cairn-simulate` (`make simulate`, `make test-mutations`).
+        .target(name: "CairnSimulation", dependencies: ["CairnEngine", "CairnModel", "CairnMessages"], path: "Tests/CairnSimulation", swiftSettings: strict),
+        .executableTarget(name: "cairn-simulate", dependencies: ["CairnSimulation"], path: "Tests/Simulate", swiftSettings: strict),
+
+        .testTarget(name: "CairnEngineTests", dependencies: ["CairnEngine", "CairnModel", "CairnMessages", "CairnSimulation"]),
         .testTarget(name: "CairnStoreTests", dependencies: ["CairnStore", "CairnModel", "CairnIO", "CairnTier", "CairnMessages"]),
         .testTarget(name: "CairnIOTests", dependencies: ["CairnIO", "CairnStager", "CairnMessages", "CairnModel"]),
         .testTarget(name: "CairnWireTests", dependencies: ["CairnWire", "CairnModel"]),

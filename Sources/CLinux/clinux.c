@@ -3,12 +3,14 @@
 #include "clinux.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <linux/openat2.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/random.h>
 #include <sys/file.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
@@ -60,6 +62,13 @@ int cairn_status_flags(int fd) {
 }
 
 int cairn_allocate(int fd, int64_t offset, int64_t bytes) { return fallocate(fd, 0, offset, bytes); }
+
+int cairn_clone(int to, int from) { return ioctl(to, FICLONE, from); }
+
+ssize_t cairn_copy_range(int to, int from, int64_t offset, size_t bytes) {
+    off_t in = offset, out = offset;
+    return copy_file_range(from, &in, to, &out, bytes, 0);
+}
 
 int cairn_space(int fd, struct cairn_file_space *space) {
     struct statfs found;

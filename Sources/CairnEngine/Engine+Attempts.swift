@@ -32,6 +32,8 @@ extension Engine {
         }
         attempt.sessions[request.rank] = request.session
         attempt.seen.insert(request.rank)
+        attempt.toldNumber = attempt.toldNumber ?? request.number
+        if let number = attempt.number { served(run, number, attempt) }
         if let local = request.localWorldSize { attempt.localWorldSize = local }
         attempt.openedAt = now
         sessions[request.session] = Session(token: request.session, run: request.run, rank: request.rank, pid: request.pid,
@@ -59,33 +61,131 @@ extension Engine {
 
     /// Rank 0's daemon numbers the attempt; the others look for it.
     func askForNumber(_ attempt: Attempt) {
-        guard attempt.number == nil, !attempt.asking, isUp(committing) else { return }
-        attempt.asking = true
+        guard attempt.number == nil, let run = runs[attempt.key.run] else { return }
         let key = attempt.key
+        // What the tier beside has numbered comes first, and claims before new numbers: a launch has one number, and a dead one's claim
+        // must not end a live one.
+        if let beside, isHealthy(beside), !attempt.isSoughtBeside {
+            guard attempt.numberAsked.insert(beside).inserted else { return }
+            return ask(beside, .seek(key)) { .findAttempt(id: $0, run: key.run, tokenHash: key.tokenHash) }
+        }
+        let notAfter = now + ms(limits.numberMs)
+        guard !isHealthy(committing) || (allScanned || now - attempt.firstOpenedAt > ms(limits.leftoverMs)) && run.unclaimed.isEmpty else { return }
+        guard isHealthy(committing) else {
+            // A rank that was told the number goes on with it; what its restores chose stands on the committing tier, and waits for that.
+            if let told = attempt.toldNumber, now - attempt.firstOpenedAt > ms(limits.numberBesideMs) { return attemptNumber(key, told, by: committing) }
+            // A job that starts again while the committing tier is down restores from the local one, if all of it is here.
+            guard attempt.servesWorld, let beside, isHealthy(beside), allScanned(beside), now - attempt.firstOpenedAt > ms(limits.numberBesideMs),
+                  attempt.numberAsked.insert(beside).inserted else { return }
+            return ask(beside, .number(key)) { .numberAttempt(id: $0, run: key.run, tokenHash: key.tokenHash, worldSize: attempt.worldSize, notAfter: notAfter) }
+        }
+        guard attempt.numberAsked.insert(committing).inserted else { return }
         if attempt.sessions[0] != nil {
-            ask(committing, .number(key)) { .numberAttempt(id: $0, run: key.run, tokenHash: key.tokenHash, worldSize: attempt.worldSize) }
+            ask(committing, .number(key)) { .numberAttempt(id: $0, run: key.run, tokenHash: key.tokenHash, worldSize: attempt.worldSize, notAfter: notAfter) }
         } else {
             ask(committing, .find(key)) { .findAttempt(id: $0, run: key.run, tokenHash: key.tokenHash) }
         }
     }
 
-    func attemptNumber(_ key: AttemptKey, _ number: Int?) {
+    func soughtBeside(_ key: AttemptKey, _ number: Int?) {
+        guard let attempt = runs[key.run]?.attempts[key.tokenHash], let beside else { return }
+        attempt.isSoughtBeside = true
+        guard let number, attempt.number == nil else {
+            attempt.numberAsked.remove(beside)
+            return askForNumber(attempt)
+        }
+        attemptNumber(key, number, by: beside)
+    }
+
+    func served(_ run: Run, _ number: Int, _ attempt: Attempt) {
+        run.served[number, default: []].formUnion(attempt.seen)
+        while run.served.count > limits.servedAttempts, let oldest = run.served.keys.min() { run.served[oldest] = nil }
+    }
+
+    func attemptNumber(_ key: AttemptKey, _ number: Int?, by tier: Tier) {
         guard let run = runs[key.run], let attempt = run.attempts[key.tokenHash] else { return }
-        attempt.asking = false
+        attempt.numberAsked.remove(tier)
+        guard attempt.number == nil else { return }   // numbered beside, while this tier hung
         guard let number else {
             attempt.askAt = now + ms(attempt.askInterval)
             attempt.askInterval = min(attempt.askInterval * 2, limits.pollLongestMs)
             return
         }
+        if tier != committing, number <= run.newest {   // the local tier knows less
+            attempt.askAt = now + ms(attempt.askInterval)
+            return
+        }
         attempt.number = number
+        attempt.isCleared = number == 1   // there is no older one; the next one wants to know which ranks were here
+        served(run, number, attempt)
+        if tier != committing {
+            attempt.isProvisional = true
+            run.unclaimed[number] = key.tokenHash
+            log(.warning, "the \(committing) tier is down: run \(key.run) goes on as attempt \(number), numbered on the local tier")
+        }
         if number > run.newest {
-            run.newest = number
-            for older in run.attempts.values where (older.number ?? number) < number { endAttempt(older, by: number) }
+            begin(run, number)
         } else if number < run.newest {
             return endAttempt(attempt, by: run.newest)
         }
         resume(attempt)
     }
+
+    func begin(_ run: Run, _ number: Int) {
+        run.newest = number
+        for older in run.attempts.values.sorted(by: { $0.key.tokenHash < $1.key.tokenHash }) where (older.number ?? number) < number { endAttempt(older, by: number) }
+    }
+
+    /// A launch on other nodes may have begun without this one: asked for while an attempt saves.
+    func askForNewest(_ run: Run) {
+        guard isUp(committing), now - (run.newestAskedAt ?? Int.min / 2) > ms(limits.newestMs) else { return }
+        run.newestAskedAt = now
+        ask(committing, .newest(run.key)) { .newestAttempt(id: $0, run: run.key) }
+    }
+
+    func newestAttempt(_ key: RunKey, _ number: Int?) {
+        guard let run = runs[key], let number, number > run.newest else { return }
+        begin(run, number)
+    }
+
+    // MARK: attempts numbered beside
+
+    /// The committing tier is back: the number becomes this launch's there, or the launch is over.
+    func tickClaims(_ key: RunKey) {
+        guard isUp(committing), let run = runs[key] else { return }
+        for (number, token) in run.unclaimed.sorted(by: { $0.key < $1.key }) where !run.claiming.contains(number) {
+            let worldSize = run.attempts[token]?.worldSize ?? saves.values.first { $0.key.run == run.key && $0.key.save.attempt == number }?.worldSize
+            guard let worldSize else { run.unclaimed[number] = nil; continue }
+            run.claiming.insert(number)
+            ask(committing, .claim(run.key, number)) { .claimAttempt(id: $0, run: run.key, number: number, tokenHash: token, worldSize: worldSize) }
+        }
+    }
+
+    func claimed(_ key: RunKey, _ number: Int, isOurs: Bool) {
+        guard let run = runs[key] else { return }
+        run.claiming.remove(number)
+        let token = run.unclaimed.removeValue(forKey: number)
+        guard let token else { return }
+        let attempt = run.attempts[token]
+        attempt?.isProvisional = false
+        defer { for other in run.attempts.values.sorted(by: { $0.key.tokenHash < $1.key.tokenHash }) { askForNumber(other) } }
+        if isOurs {
+            log(.notice, "the \(committing) tier is back: run \(key)'s attempt \(number) is recorded there")
+            if let attempt { resume(attempt) }
+            return
+        }
+        let reason = "another launch took attempt number \(number) while this node was cut off from the \(committing) tier"
+        log(.error, "run \(key): \(reason)")
+        for save in saves.values.sorted(by: { $0.key < $1.key }) where save.key.run == key && save.key.save.attempt == number && save.decision == nil {
+            decided(save.key, .void(reason: reason), isRead: false)
+            discard(save.key)
+        }
+        if let attempt { endAttempt(attempt, by: number) }
+        run.newestAskedAt = nil
+        askForNewest(run)
+    }
+
+    func isUnclaimed(_ key: SaveKey) -> Bool { runs[key.run]?.unclaimed[key.save.attempt] != nil }
 
     /// A newer launch of the job has begun: what the older one's ranks still hold in their memory is void.
     func endAttempt(_ attempt: Attempt, by number: Int) {
@@ -104,6 +204,7 @@ extension Engine {
         guard attempt.resumed else { return resume(attempt) }
         session.openCall = nil
         reply(call, .opened(session: session.token, attempt: number, needsDescriptor: !direct))
+        tickLeftovers(attempt)
     }
 
     func endSession(_ token: SessionToken, reason: String) {
@@ -127,6 +228,8 @@ extension Engine {
 
     func tickAttempts() {
         for run in runs.values.sorted(by: { $0.key < $1.key }) {
+            tickClaims(run.key)
+            for attempt in run.attempts.values.sorted(by: { $0.key.tokenHash < $1.key.tokenHash }) { tickLeftovers(attempt) }
             for attempt in run.attempts.values.sorted(by: { $0.key.tokenHash < $1.key.tokenHash }) where attempt.sessions.values.contains(where: { sessions[$0]?.openCall != nil }) {
                 if now >= attempt.askAt { attempt.number == nil ? askForNumber(attempt) : resume(attempt) }
                 let why = !stagerUp ? "the stager is being started again" : isUp(committing)

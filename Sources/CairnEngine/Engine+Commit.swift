@@ -5,37 +5,40 @@ import CairnModel
 extension Engine {
     /// All is written here: rank 0's daemon decides once all manifests are there, the others look.
     func seekDecision(_ save: Save) {
-        guard save.decision == nil, !save.asking, isUp(committing) else { return }
+        guard save.decision == nil, !save.asking, isUp(committing), !isUnclaimed(save.key) else { return }
         save.asking = true
-        let key = save.key
+        let key = save.key, participants = save.participants
         if let reason = save.voidReason {
             ask(committing, .void(key)) { .void(id: $0, run: key.run, save: key.save, reason: reason) }
         } else if save.ranks[0] != nil || standIn(save) {
-            let parent = save.parent
-            ask(committing, .decide(key)) { .decide(id: $0, run: key.run, save: key.save, worldSize: save.worldSize, parent: parent) }
+            let parent = save.parent ?? runs[key.run]?.attempts.values.first { $0.number == key.save.attempt }?.parent
+            ask(committing, .decide(key)) { .decide(id: $0, run: key.run, save: key.save, worldSize: save.worldSize, participants: participants, parent: parent) }
         } else {
-            ask(committing, .look(key)) { .look(id: $0, run: key.run, save: key.save, worldSize: save.worldSize) }
+            // Rank 0's daemon decides; only where it is late does another look for the manifests, so that no listing is made ranks x nodes times.
+            let lists = isRankZeroLate(save) && now >= save.listsAt
+            if lists { save.listsAt = now + ms(limits.listsMs) }
+            ask(committing, .look(key)) { .look(id: $0, run: key.run, save: key.save, worldSize: save.worldSize, participants: participants, lists: lists) }
         }
     }
 
-    /// Rank 0's daemon has had its time and all manifests are there.
-    func standIn(_ save: Save) -> Bool {
-        guard let since = save.allManifestsAt else { return false }
-        return now - since > ms(limits.standInMs)
-    }
+    func isRankZeroLate(_ save: Save) -> Bool { save.publishedAt.map { now - $0 > ms(limits.standInMs) } ?? false }
 
-    func undecided(_ key: SaveKey, missing: [Int]) {
+    /// Rank 0's daemon has had its time and all manifests are there.
+    func standIn(_ save: Save) -> Bool { save.allManifestsAt != nil && isRankZeroLate(save) }
+
+    func undecided(_ key: SaveKey, missing: [Int]?) {
         guard let save = saves[key] else { return }
         save.asking = false
-        if missing.isEmpty { save.allManifestsAt = save.allManifestsAt ?? now }
-        save.pollAt = now + ms(save.pollInterval)
+        if let missing { save.missing = missing }
+        if missing?.isEmpty == true { save.allManifestsAt = save.allManifestsAt ?? now }
+        save.pollAt = now + jittered(ms(save.pollInterval))
         save.pollInterval = min(save.pollInterval * 2, limits.pollLongestMs)
     }
 
     func decisionFailed(_ key: SaveKey, _ failure: TierFailure) {
         guard let save = saves[key] else { return }
         save.asking = false
-        save.pollAt = now + ms(limits.pollLongestMs)
+        save.pollAt = now + jittered(ms(limits.pollLongestMs))
         log(.warning, "\(committing) tier: \(failure.text); the decision is asked for again", save: key)
     }
 
@@ -45,17 +48,22 @@ extension Engine {
         save.voidReason = reason
         if finalLevel(save.upto) != .committed {
             // Nothing of it is on the committing tier: no file decides, its ranks here are told.
-            return decided(save.key, .void(reason: reason))
+            decided(save.key, .void(reason: reason), isRead: false)
+            return discard(save.key)
         }
         save.pollAt = now
         seekDecision(save)
     }
 
-    func decided(_ key: SaveKey, _ outcome: DecisionOutcome) {
+    /// `isRead`: the decision file says so, and the reply that told it carries its record; else no file decides.
+    func decided(_ key: SaveKey, _ outcome: DecisionOutcome, isRead: Bool = true) {
         guard let save = saves[key] else { return }
         save.asking = false
         guard save.decision == nil else { return }
         save.decision = outcome
+        let run = run(key.run)
+        run.decided.append(key.save)
+        if run.decided.count > limits.decidedPerRun { run.decided.removeFirst() }
         let ranks = save.ranks.sorted { $0.key < $1.key }.compactMap { rankSaves[$0.value] }
         let servesRankZero = save.ranks[0] != nil
         switch outcome {
@@ -66,25 +74,26 @@ extension Engine {
                     continue
                 }
                 stopStaging(rankSave)
+                if !rankSave.isStaged, let copies = partOfCopies(rankSave) { stopStaging(copies) }
                 standsCommitted(rankSave)
                 if rankSave.level < .local { tell(rankSave, .local) }
                 if rankSave.level < .global { tell(rankSave, .global) }
                 tell(rankSave, .committed)
             }
-            let run = run(key.run)
             run.lastCommit = (key.save, sequence, now)
-            if let beside, isUp(beside) {
-                let id = newID()
-                tierStates[beside]?.pending[id] = (.record(key), nil, now)
-                actions.append(.recordDecision(beside, id: id, run: key.run, save: key.save))
-            }
             log(.notice, "committed step \(key.save.step) as sequence \(sequence)", save: key)
         case .void(let reason):
             log(.warning, "void: \(reason)", save: key)
             // What has reached the level it asked for has ended (I4).
-            for rankSave in ranks where !isEnded(rankSave) { failRankSave(rankSave, reason) }
+            for rankSave in parts(save) where !isEnded(rankSave) { failRankSave(rankSave, reason) }
         }
-        for rankSave in ranks { endRankSaveIfDone(rankSave) }
+        // A start while the committing tier is down knows from this copy what is committed, and flushes nothing that is void.
+        if isRead, let beside, isUp(beside) {
+            let id = newID()
+            tierStates[beside]?.pending[id] = (.record(key), nil, now)
+            actions.append(.recordDecision(beside, id: id, run: key.run, save: key.save))
+        }
+        for rankSave in parts(save) { endRankSaveIfDone(rankSave) }
         endSaveIfDone(save)
         if case .committed = outcome { retain(key.run, everywhere: servesRankZero) }
     }
@@ -144,7 +153,7 @@ extension Engine {
         guard rankSaves.removeValue(forKey: rankSave.handle) != nil else { return }
         actions.append(.forget(handle: rankSave.handle))
         guard let save = saves[rankSave.saveKey] else { return }
-        save.ranks[rankSave.key.rank] = nil
+        if rankSave.isCopies { save.copies[Copies.rank(rankSave.key.rank)] = nil } else { save.ranks[rankSave.key.rank] = nil }
     }
 
     /// I4: every accepted save ends exactly once. A save that a file decides ends with the decision.
@@ -152,7 +161,7 @@ extension Engine {
         let run = run(save.key.run)
         guard run.unfinished.contains(save.key.save) else { return }
         if finalLevel(save.upto) == .committed { guard save.decision != nil else { return } }
-        let ranks = save.ranks.values.compactMap { rankSaves[$0] }
+        let ranks = (Array(save.ranks.values) + save.copies.values).compactMap { rankSaves[$0] }
         guard ranks.allSatisfy({ isEnded($0) && !$0.cancelling }) else { return }
         run.unfinished.remove(save.key.save)
         run.ended.append(save.key.save)
@@ -160,7 +169,7 @@ extension Engine {
         while run.ended.count > limits.endedPerRun {
             let old = SaveKey(run: run.key, save: run.ended.removeFirst())
             guard let gone = saves.removeValue(forKey: old) else { continue }
-            for handle in gone.ranks.values {
+            for handle in Array(gone.ranks.values) + gone.copies.values {
                 guard let rankSave = rankSaves[handle] else { continue }
                 for (chunk, slot) in rankSave.slots.enumerated() {
                     guard let slot else { continue }
@@ -176,11 +185,12 @@ extension Engine {
     func tickCommit() {
         for save in saves.values.sorted(by: { $0.key < $1.key }) where save.decision == nil && finalLevel(save.upto) == .committed {
             if save.voidReason == nil, now - save.acceptedAt > ms(limits.commitTimeoutMs) {
-                let here = save.ranks.keys.sorted().map(String.init).joined(separator: ", ")
-                void(save, "not committed within \(limits.commitTimeoutMs / 60_000) min (this daemon serves ranks \(here) of \(save.worldSize))")
+                let here = Self.listed(save.ranks.keys.sorted())
+                let missing = save.missing.map { $0.isEmpty ? "" : "; missing: ranks \(Self.listed($0))" } ?? ""
+                void(save, "not committed within \(limits.commitTimeoutMs / 60_000) min (this daemon serves ranks \(here) of \(save.worldSize))\(missing)")
             }
             // A save of which something stands on the committing tier may be decided by others at any time.
-            guard now >= save.pollAt, save.voidReason != nil || anyAtTier(save) || save.worldSize > save.ranks.count else { continue }
+            guard now >= save.pollAt, save.voidReason != nil || anyAtTier(save) || save.memberCount > save.ranks.count else { continue }
             seekDecision(save)
         }
     }

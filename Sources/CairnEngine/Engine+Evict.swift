@@ -42,6 +42,7 @@ extension Engine {
         // A save that asked for memory only is cache once a newer one of the same rank is staged, or another attempt began.
         guard targets(rankSave.upto).isEmpty, rankSave.isStaged else { return false }
         return rankSaves.values.contains {
+            // (the same number: copies are replaced by copies)
             $0.key.run == rankSave.key.run && $0.key.rank == rankSave.key.rank && $0.isStaged && !$0.recovered && $0.failure == nil
                 && ($0.key.save.attempt, $0.handle) > (rankSave.key.save.attempt, rankSave.handle)
         }

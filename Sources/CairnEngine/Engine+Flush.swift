@@ -29,6 +29,7 @@ extension Engine {
     /// Local first; the global tier's turn comes when the local copy stands, or cannot.
     func mayFlush(_ rankSave: RankSave, to tier: Tier) -> Bool {
         guard targets(rankSave.upto).contains(tier), saves[rankSave.saveKey]?.voidReason == nil else { return false }
+        guard tier != committing || !isUnclaimed(rankSave.saveKey), !waitsForCopies(rankSave) else { return false }
         guard tier == .global, beside != nil, finalLevel(rankSave.upto) == .committed else { return true }
         return rankSave.published(on: .local) || rankSave.fileFailed(on: .local) || rankSave.files[.global] != nil
             || tierStates[.local]?.stalled == true || (!isUp(.local) && rankSave.isStaged)
@@ -37,6 +38,7 @@ extension Engine {
     func startFile(_ rankSave: RankSave, _ tier: Tier, fileTry: Int) {
         let file = FileState(tier: tier, file: newID(), fileTry: fileTry, chunkCount: rankSave.chunkCount)
         file.mayStand = rankSave.files[tier]?.mayStand ?? false
+        file.failures = rankSave.files[tier]?.failures ?? 0
         rankSave.files[tier] = file
         ask(tier, .create(handle: rankSave.handle), file: file.file) {
             .create(id: $0, file: file.file, key: rankSave.key, fileTry: fileTry, bytes: rankSave.fileBytes)
@@ -144,7 +146,8 @@ extension Engine {
         file.mayStand = true
         let id = newID()
         tierStates[file.tier]?.pending[id] = (.publish(handle: rankSave.handle), file.file, now)
-        actions.append(.publish(file.tier, id: id, file: file.file, handle: rankSave.handle, count: rankSave.count))
+        actions.append(.publish(file.tier, id: id, file: file.file, handle: rankSave.handle,
+                                ManifestFacts(count: rankSave.count, previous: rankSave.previous, participants: saves[rankSave.saveKey]?.participants)))
     }
 
     func filePublished(_ handle: Int, _ tier: Tier) {
@@ -153,11 +156,14 @@ extension Engine {
         for chunk in file.chunks.indices { file.chunks[chunk] = .synced }
         guard rankSave.failure == nil else { return }
         if tier == .local, rankSave.level < .local { tell(rankSave, .local) }
-        if tier == committing {
+        if tier == committing, !rankSave.isCopies {
             // One tier alone is both: its fsync is `local` and `global`.
             if rankSave.level < .local { tell(rankSave, .local) }
             if rankSave.level < .global { tell(rankSave, .global) }
-            if let save = saves[rankSave.saveKey] { seekDecision(save) }
+            if let save = saves[rankSave.saveKey] {
+                save.publishedAt = save.publishedAt ?? now
+                seekDecision(save)
+            }
         }
         endRankSaveIfDone(rankSave)
     }
@@ -185,12 +191,14 @@ extension Engine {
         if lost { return failRankSave(rankSave, "\(failure.text); chunks that were synced to this file have left the pool") }
         // A full global tier is waited for as long as the local copy stands (until the commit's timeout).
         let waits = failure.kind == .noSpace && tier == .global && rankSave.published(on: .local)
-        if file.fileTry < limits.fileTries || waits {
+        // Whatever killed its worker, it was not this file's error; the commit's timeout bounds it.
+        if failure.kind != .workerLost { file.failures += 1 }
+        if file.failures < limits.fileTries || waits {
             file.retryAt = now + ms(limits.retryMs * min(file.fileTry, 20))
             return log(.warning, "\(tier) tier: \(failure.text); written anew (try \(file.fileTry + 1))", rankSave.key)
         }
         file.phase = .failed
-        log(.error, "\(tier) tier: \(failure.text); given up after \(file.fileTry) tries", rankSave.key)
+        log(.error, "\(tier) tier: \(failure.text); given up after \(file.failures) tries", rankSave.key)
         if tier == .local, beside != nil, finalLevel(rankSave.upto) == .committed { return }   // the global tier takes it from memory
         failRankSave(rankSave, failure.text)
     }
@@ -227,23 +235,32 @@ extension Engine {
             guard let rankSave = rankSaves[handle], let file = repliedFile(handle, tier) else { return }
             if case .sync = what { file.syncing = nil }
             fileFailed(rankSave, tier, failure)
-        case .number(let key), .find(let key), .resumeChoice(let key, _), .resumeSteps(let key): attemptFailed(key, failure)
+        case .number(let key), .find(let key), .seek(let key), .resumeChoice(let key, _), .resumeSteps(let key): attemptFailed(key, failure, tier)
         case .decide(let key), .void(let key), .look(let key): decisionFailed(key, failure)
-        case .choose(let key, let restore), .readChoice(let key, let restore), .chooseBeside(let key, let restore):
-            choiceFailed(key, restore, failure)
+        case .choose(let key, let restore), .readChoice(let key, let restore), .held(let key, let restore):
+            choiceFailed(key, restore, failure, tier)
         case .settled(let key, let restore), .verdict(let key, let restore): settleFailed(key, restore)
         case .scan:
             // Nothing of it is known before the scan: it is asked for again.
             tierStates[tier]?.scanAt = now + ms(limits.pollLongestMs)
             log(.warning, "\(tier) tier: \(failure.text)")
-        case .retain, .record(_): log(.warning, "\(tier) tier: \(failure.text)")
+        case .retain, .record(_), .discard: log(.warning, "\(tier) tier: \(failure.text)")
         case .orphan(let run, let save): runs[run]?.orphansAsked.remove(save)
+        case .newest: break   // asked for again with a later save
+        case .claim(let run, let attempt): runs[run]?.claiming.remove(attempt)
+        case .listHeld(let key): publishHave(key, found: [])
+        case .have(let key), .leftovers(let key): leftoversFailed(key, failure)
+        case .drop(let key):
+            // Its local files may still stand: the decision file has the last word, as soon as it can be asked for.
+            log(.warning, "\(tier) tier: \(failure.text)", save: key)
+        case .promote(let call, _, _, let level, _): reply(call, .failed(.tierDown(tier: tier.rawValue, reason: "\(failure.text); it was not promoted to \(level)")))
         }
     }
 
-    func attemptFailed(_ key: AttemptKey, _ failure: TierFailure) {
+    func attemptFailed(_ key: AttemptKey, _ failure: TierFailure, _ tier: Tier) {
         guard let attempt = runs[key.run]?.attempts[key.tokenHash] else { return }
-        attempt.asking = false
+        attempt.numberAsked.remove(tier)
+        attempt.isResuming = false
         attempt.askAt = now + ms(limits.pollLongestMs)
         log(.warning, "the attempt cannot be opened: \(failure.text)")
     }

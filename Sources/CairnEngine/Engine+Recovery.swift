@@ -13,8 +13,8 @@ extension Engine {
         if tier == .local, beside != nil { state.freeReadBacks = (0..<limits.readBacks).map { $0 + readBackBase } }
         // Once in a life: what this life published it knows itself.
         if !state.scanned { scan(tier) }
+        if tier == committing { resumeAgain() }
         for save in saves.values.sorted(by: { $0.key < $1.key }) where tier == committing { save.asking = false; save.pollAt = now }
-        for run in runs.values { for attempt in run.attempts.values { attempt.asking = false } }
     }
 
     func scan(_ tier: Tier) {
@@ -40,7 +40,7 @@ extension Engine {
         log(.error, "the \(tier) tier is down: \(reason)")
         let pending = state.pending
         state.pending.removeAll()
-        let down = TierFailure(kind: .io, text: reason)
+        let down = TierFailure(kind: .workerLost, text: reason)
         for id in pending.keys.sorted() {
             guard let (what, file, _) = pending[id] else { continue }
             repliedFileNumber = file
@@ -121,20 +121,24 @@ extension Engine {
         }
         defer {
             for run in runs.values.sorted(by: { $0.key < $1.key }) {
-                for attempt in run.attempts.values.sorted(by: { $0.key.tokenHash < $1.key.tokenHash }) { resume(attempt) }
+                for attempt in run.attempts.values.sorted(by: { $0.key.tokenHash < $1.key.tokenHash }) { attempt.number == nil ? askForNumber(attempt) : resume(attempt) }
             }
         }
         if tier == beside {
-            for part in found where part.decision == nil && runs[part.key.run]?.acceptedBeforeScan.contains(part.key) != true { recover(part) }
+            // Copies of replicas serve restores from where they are; nothing of them is to be finished.
+            for part in found where part.decision == nil && !Copies.isCopies(part.key.rank) && runs[part.key.run]?.acceptedBeforeScan.contains(part.key) != true {
+                if let token = part.tokenHash { run(part.key.run).unclaimed[part.key.save.attempt] = token }
+                recover(part)
+            }
             for run in runs.values { run.acceptedBeforeScan.removeAll() }
         } else {
             for part in found where part.decision == nil {
                 let key = SaveKey(run: part.key.run, save: part.key.save)
-                guard saves[key] == nil, run(part.key.run).orphans[part.key.save] == nil else { continue }
+                guard saves[key] == nil else { continue }
                 // All its ranks may be there: then it only lacks the decision. If not, the next attempt voids it.
-                run(part.key.run).orphans[part.key.save] = part.worldSize
-                let worldSize = part.worldSize
-                ask(tier, .orphan(key.run, key.save)) { .decide(id: $0, run: key.run, save: key.save, worldSize: worldSize, parent: nil) }
+                askOrphan(run(part.key.run), part.key.save) {
+                    .decide(id: $0, run: key.run, save: key.save, worldSize: part.worldSize, participants: part.participants, parent: nil)
+                }
             }
         }
     }
@@ -143,7 +147,7 @@ extension Engine {
     func recover(_ part: FoundRankSave) {
         let key = SaveKey(run: part.key.run, save: part.key.save)
         guard saves[key]?.ranks[part.key.rank] == nil, !run(key.run).ended.contains(key.save) else { return }
-        let rankSave = RankSave(handle: newHandle(), key: part.key, fileBytes: part.fileBytes, upto: part.upto, count: part.count, session: nil,
+        let rankSave = RankSave(handle: newHandle(), key: part.key, fileBytes: part.fileBytes, upto: max(part.upto, .local), count: part.count, session: nil,
                                 now: now, order: [], waitsForEager: false, recovered: true)
         let file = FileState(tier: .local, file: nextID, fileTry: 0, chunkCount: rankSave.chunkCount)
         nextID += 1
@@ -154,14 +158,9 @@ extension Engine {
         rankSave.files[.local] = file
         rankSave.stagedChunks = rankSave.chunkCount
         rankSave.stagedBytes = rankSave.fileBytes
-        admit(rankSave, worldSize: part.worldSize)
+        admit(rankSave, worldSize: part.worldSize, participants: part.participants)
         if finalLevel(part.upto) == .committed { log(.notice, "found durable on the local tier: flushing it to the global tier", part.key) }
         tell(rankSave, .local)
         endRankSaveIfDone(rankSave)
-    }
-
-    func voidOrphan(_ run: RunKey, _ save: SaveID, worldSize: Int) {
-        guard isUp(committing) else { return }
-        ask(committing, .orphan(run, save)) { .void(id: $0, run: run, save: save, reason: "its attempt ended before all \(worldSize) ranks were durable") }
     }
 }

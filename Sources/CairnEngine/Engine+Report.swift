@@ -5,6 +5,8 @@ import CairnModel
 public struct SaveReport: Sendable {
     public var run: RunKey, save: SaveID, level: Level, worldSize: Int, ranks: [Int], stagedRanks: Int
     public var bytes: Int, stagedBytes: Int, localBytes: Int, globalBytes: Int, ageNs: Int, reason: String?
+    /// Participants whose manifest was not on the committing tier when it was last looked at; nil: not looked for.
+    public var missing: [Int]?
 }
 
 public struct PoolReport: Sendable {
@@ -15,7 +17,7 @@ public struct TierReport: Sendable {
     public var tier: Tier, up: Bool, stalled: Bool, reason: String?, queuedBytes: Int, writtenBytes: Int
 }
 
-/// Where a rank's file lies in the pool: a slot for each chunk.
+/// Where a rank's file lies in the pool: a slot for each chunk. `rank` is the file's number: above `Copies.base`, it is the rank's copies.
 public struct ResidentRank: Sendable {
     public var handle: Int, rank: Int, slots: [Int]
 }
@@ -48,14 +50,16 @@ extension Engine {
 
     public func knows(handle: Int) -> Bool { rankSaves[handle] != nil }
     public func key(ofHandle handle: Int) -> RankSaveKey? { rankSaves[handle]?.key }
+    /// How far this rank save is to go by now: a promotion raises it.
+    public func upto(ofHandle handle: Int) -> Level? { rankSaves[handle]?.upto }
 
     /// Whether anything waits for time to pass: a tick is needed then.
     public var needsTick: Bool {
         tierStates.values.contains { $0.scanAt != nil } || !resting.isEmpty || !waits.isEmpty || pool.quarantinedCount > 0
             || tierStates.values.contains { !$0.pending.isEmpty }
             || runs.values.contains { run in
-                !run.unfinished.isEmpty || (!run.orphans.isEmpty && !run.attempts.isEmpty) || run.attempts.values.contains { attempt in
-                    attempt.sessions.values.contains { sessions[$0]?.openCall != nil } || attempt.restores.values.contains {
+                !run.unfinished.isEmpty || !run.unclaimed.isEmpty || run.attempts.values.contains { attempt in
+                    attempt.sessions.values.contains { sessions[$0]?.openCall != nil } || mayClear(attempt, run) || attempt.restores.values.contains {
                         !$0.calls.isEmpty || !$0.settleCalls.isEmpty
                     }
                 }
@@ -70,8 +74,13 @@ extension Engine {
             let parts = save.ranks.values.map { rankSaves[$0] }
             return runs[save.key.run]?.unfinished.contains(save.key.save) == true
                 && parts.allSatisfy { $0.map { $0.isStaged && $0.failure == nil } ?? false }
-                && !parts.allSatisfy { $0.map(isLeftToNextStart) ?? false }
+                && !parts.allSatisfy { $0.map(isLeftToNextStart) ?? false } && !waitsForOthers(save)
         }
+    }
+
+    /// All that this daemon can do for it is done: other daemons' ranks are missing.
+    private func waitsForOthers(_ save: Save) -> Bool {
+        save.ranks.count < save.memberCount && save.ranks.values.allSatisfy { rankSaves[$0]?.published(on: committing) == true }
     }
 
     private func isLeftToNextStart(_ rankSave: RankSave) -> Bool {
@@ -99,14 +108,14 @@ extension Engine {
                     run: run.key, save: id, level: parts.map(\.level).min() ?? .accepted, worldSize: save.worldSize, ranks: save.ranks.keys.sorted(),
                     stagedRanks: parts.count { $0.isStaged }, bytes: parts.reduce(0) { $0 + $1.fileBytes },
                     stagedBytes: parts.reduce(0) { $0 + $1.stagedBytes }, localBytes: parts.reduce(0) { $0 + ($1.bytesWritten[.local] ?? 0) },
-                    globalBytes: parts.reduce(0) { $0 + ($1.bytesWritten[.global] ?? 0) }, ageNs: now - save.acceptedAt, reason: reason)
+                    globalBytes: parts.reduce(0) { $0 + ($1.bytesWritten[.global] ?? 0) }, ageNs: now - save.acceptedAt, reason: reason, missing: save.missing)
             }
         }
     }
 
     /// The latest level of each unfinished save, for a watch that begins (also after a reconnect).
     public func notices(run: RunKey, rank: Int?) -> [Notice] {
-        rankSaves.keys.sorted().compactMap { rankSaves[$0] }.filter { $0.key.run == run && (rank == nil || $0.key.rank == rank) }.map {
+        rankSaves.keys.sorted().compactMap { rankSaves[$0] }.filter { $0.key.run == run && !$0.isCopies && (rank == nil || $0.key.rank == rank) }.map {
             Notice(run: $0.key.run, save: $0.key.save, rank: $0.key.rank, level: $0.level, bytes: $0.toldBytes, totalBytes: $0.fileBytes,
                    at: now, reason: $0.failure)
         }
@@ -117,6 +126,15 @@ extension Engine {
     public func attemptNumber(session token: SessionToken) -> Int? { sessions[token].flatMap { attempt(of: $0)?.number } }
     /// The step that this session's attempt restored.
     public func attemptParent(session token: SessionToken) -> CommitSequence? { sessions[token].flatMap { attempt(of: $0)?.parent } }
+
+    /// How many restores of this session's attempt have ended: a process that is new in it goes on after them.
+    public func endedRestores(session token: SessionToken) -> Int {
+        guard let attempt = sessions[token].flatMap({ attempt(of: $0) }), let last = attempt.restores.keys.max(),
+              let restore = attempt.restores[last] else { return 0 }
+        if restore.verdict != nil { return last }
+        if case .chosen(nil, _, _) = restore.phase { return last }
+        return last - 1   // the last one may be under way; those before it are not
+    }
     public func lastCommit(run: RunKey) -> (save: SaveID, sequence: CommitSequence, at: Int)? { runs[run]?.lastCommit }
 
     /// The save behind a sequence, if this daemon still knows it, be it only from a restore's choice.
@@ -133,23 +151,27 @@ extension Engine {
         }?.key.save
     }
 
-    /// Every rank's file of this save if all of them lie whole in the pool (a restore from memory).
-    public func resident(run: RunKey, save id: SaveID) -> [ResidentRank]? {
-        guard let save = saves[SaveKey(run: run, save: id)], save.voidReason == nil, save.ranks.count == save.worldSize else { return nil }
-        var resident: [ResidentRank] = []
-        for (rank, handle) in save.ranks.sorted(by: { $0.key < $1.key }) {
+    /// The files of this save's ranks that lie whole in the pool here (a restore from memory); another daemon may have the others.
+    public func resident(run: RunKey, save id: SaveID) -> [ResidentRank] {
+        guard let save = saves[SaveKey(run: run, save: id)], save.lostReason == nil else { return [] }
+        return (save.ranks.sorted { $0.key < $1.key } + save.copies.sorted { $0.key < $1.key }).compactMap { _, handle in
             guard let rankSave = rankSaves[handle], rankSave.failure == nil, rankSave.isStaged else { return nil }
             let slots = rankSave.slots.compactMap { $0 }
             guard slots.count == rankSave.chunkCount else { return nil }
-            resident.append(ResidentRank(handle: handle, rank: rank, slots: slots))
+            return ResidentRank(handle: handle, rank: rankSave.key.rank, slots: slots)
         }
-        return resident
     }
 
-    /// Where this daemon may restore an undecided save from: all its ranks are published locally.
-    public func isWholeLocally(run: RunKey, save id: SaveID) -> Bool {
-        guard let save = saves[SaveKey(run: run, save: id)], save.ranks.count == save.worldSize else { return false }
-        return save.ranks.values.allSatisfy { rankSaves[$0]?.published(on: .local) == true }
+    /// The save that a restore of this run chose though no file says that it is committed: it is read from wherever it is.
+    public func isChosen(run: RunKey, save id: SaveID) -> Bool {
+        guard saves[SaveKey(run: run, save: id)]?.lostReason == nil, let attempts = runs[run]?.attempts.values else { return false }
+        return attempts.contains { attempt in
+            attempt.restores.values.contains { if case .chosen(_, _, let save?) = $0.phase { save == id } else { false } }
+        }
+    }
+
+    private func mayClear(_ attempt: Attempt, _ run: Run) -> Bool {
+        attempt.number == run.newest && !attempt.sessions.isEmpty && (!attempt.hasListed || (!attempt.isCleared && clears(attempt)))
     }
 
     /// The invariants that can be read off the state. The first that does not hold, or nil.

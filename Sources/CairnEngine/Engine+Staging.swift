@@ -15,34 +15,55 @@ extension Engine {
         }
         let id = SaveID(attempt: number, step: request.step, attemptTry: request.attemptTry)
         let key = SaveKey(run: session.run, save: id)
-        if let handle = saves[key]?.ranks[session.rank], let known = rankSaves[handle] {
+        if let handle = (request.isCopies ? saves[key]?.copies : saves[key]?.ranks)?[session.rank], let known = rankSaves[handle] {
             return repeated(request, known)
         }
+        if let known = saves[key], known.participants != request.participants {
+            let reason = "rank \(session.rank) names other participants than the ranks before it"
+            void(known, reason)
+            return reply(request.call, .failed(.invalid(name: "participants", reason: "save \(id): \(reason)")))
+        }
+        // Others may have promoted it already.
+        let upto = max(request.upto, saves[key]?.upto ?? request.upto)
         if let reason = saves[key]?.lostReason {
             return reply(request.call, .failed(.invalid(name: "save", reason: "save \(id) has failed already: \(reason)")))
         }
+        if !request.isCopies, run.ended.contains(id), let known = saves[key], known.came.contains(session.rank) { return repeatedAfterEnd(request, known, session.rank) }
         // A save that no file decides ends with the ranks that came; another rank of this daemon may still join it.
-        if run.ended.contains(id), finalLevel(request.upto) == .committed || saves[key] == nil {
+        if run.ended.contains(id), finalLevel(upto) == .committed || saves[key] == nil {
             return reply(request.call, .failed(.invalid(name: "try", reason: "save \(id) has ended; save this step with the next try")))
         }
-        let unstaged = rankSaves.values.count { $0.session == request.session && !$0.isStaged && $0.failure == nil }
+        if request.isCopies { return saveCopies(request, session, id, attempt) }
+        let unstaged = rankSaves.values.count { $0.session == request.session && !$0.isStaged && $0.failure == nil && !$0.isCopies }
         guard unstaged < limits.inFlightPerRank, saves[key] != nil || hasRoom(run, number) else {
             return reply(request.call, .failed(.busy(step: request.step)))
         }
         let fileBytes = request.staging.fileBytes
-        if targets(request.upto).isEmpty, Sizes.chunks(ofFile: fileBytes) > limits.slots {
+        if targets(upto).isEmpty, Sizes.chunks(ofFile: fileBytes) > limits.slots {
             return reply(request.call, .failed(.tooLarge(bytes: fileBytes, limit: limits.slots * Sizes.chunkBytes)))
         }
         voidMissed(by: session, before: id)
+        askForNewest(run)
 
         if session.rank == 0 { attempt.count += 1 }
-        let eager = Set(request.eagerChunks)
-        let order = request.eagerChunks + (0..<Sizes.chunks(ofFile: fileBytes)).filter { !eager.contains($0) }
+        let order = stagingOrder(request)
         let rankSave = RankSave(handle: request.handle, key: RankSaveKey(run: session.run, save: id, rank: session.rank), fileBytes: fileBytes,
-                                upto: request.upto, count: session.rank == 0 ? attempt.count : nil, session: request.session, now: now,
+                                upto: upto, count: session.rank == 0 ? attempt.count : nil, session: request.session, now: now,
                                 order: order, waitsForEager: request.waitsForEager, recovered: false)
-        admit(rankSave, worldSize: attempt.worldSize, parent: attempt.parent)
-        saves[key]?.isServedHere = attempt.seen.count == attempt.worldSize
+        // A try at an earlier step says nothing about what lies between.
+        rankSave.previous = attempt.previous[session.rank].flatMap { $0 < id ? $0 : nil }
+        attempt.previous[session.rank] = max(id, attempt.previous[session.rank] ?? id)
+        admit(rankSave, worldSize: attempt.worldSize, participants: request.participants, parent: attempt.parent)
+        dropQueued(run, attempt: number)
+        begin(rankSave, request)
+    }
+
+    func stagingOrder(_ request: SaveRequest) -> [Int] {
+        let eager = Set(request.eagerChunks)
+        return request.eagerChunks + (0..<Sizes.chunks(ofFile: request.staging.fileBytes)).filter { !eager.contains($0) }
+    }
+
+    func begin(_ rankSave: RankSave, _ request: SaveRequest) {
         rankSave.stagerKnows = true
         actions.append(.stager(.begin(request.staging)))
         stagingTurn.append(rankSave.handle)
@@ -50,13 +71,53 @@ extension Engine {
         if request.waitsForEager {
             rankSave.replyCall = request.call
         } else {
-            reply(request.call, .saved(id, bytes: fileBytes))
+            reply(request.call, .saved(rankSave.key.save, bytes: rankSave.fileBytes))
         }
+    }
+
+    // MARK: copies of replicas
+
+    /// A second file of the same rank and save. Where it fails, the save goes on without: the global tier has what it holds.
+    func saveCopies(_ request: SaveRequest, _ session: Session, _ id: SaveID, _ attempt: Attempt) {
+        let key = SaveKey(run: session.run, save: id)
+        guard saves[key]?.ranks[session.rank] == nil else {
+            return reply(request.call, .failed(.invalid(name: "copies", reason: "a rank saves its copies before its own part")))
+        }
+        let waiting = rankSaves.values.count { $0.session == request.session && !$0.isStaged && $0.failure == nil && $0.isCopies }
+        guard waiting < limits.inFlightPerRank, saves[key] != nil || hasRoom(run(session.run), id.attempt) else { return reply(request.call, .failed(.busy(step: request.step))) }
+        let wanted = max(request.upto, saves[key]?.upto ?? request.upto), upto: Level = beside != nil && wanted > .staged ? .local : .staged
+        let fileBytes = request.staging.fileBytes
+        if targets(upto).isEmpty, Sizes.chunks(ofFile: fileBytes) > limits.slots {
+            return reply(request.call, .failed(.tooLarge(bytes: fileBytes, limit: limits.slots * Sizes.chunkBytes)))
+        }
+        let rankSave = RankSave(handle: request.handle, key: RankSaveKey(run: session.run, save: id, rank: Copies.number(of: session.rank)), fileBytes: fileBytes,
+                                upto: upto, count: nil, session: request.session, now: now, order: stagingOrder(request),
+                                waitsForEager: request.waitsForEager, recovered: false)
+        admit(rankSave, worldSize: attempt.worldSize, participants: request.participants, parent: attempt.parent, upto: wanted)
+        begin(rankSave, request)
+    }
+
+    func partOfCopies(_ rankSave: RankSave) -> RankSave? { saves[rankSave.saveKey]?.copies[rankSave.key.rank].flatMap { rankSaves[$0] } }
+
+    /// The fence covers both of a rank's files.
+    func waitsForCopies(_ rankSave: RankSave) -> Bool {
+        guard let copies = partOfCopies(rankSave) else { return false }
+        return !copies.isStaged && copies.failure == nil
+    }
+
+    /// A rank's copies are staged, or never will be: its own part was perhaps only waiting for them.
+    func copiesDone(_ copies: RankSave) {
+        guard let handle = saves[copies.saveKey]?.ranks[Copies.rank(copies.key.rank)], let own = rankSaves[handle],
+              own.failure == nil, own.isStaged, own.level < .staged else { return }
+        tell(own, .staged)
+        if finalLevel(own.upto) == .staged { endRankSaveIfDone(own) }
     }
 
     /// What older attempts left ends soon after a new one has begun: it keeps nobody from saving, up to a bound of its own.
     func hasRoom(_ run: Run, _ number: Int) -> Bool {
-        run.unfinished.count { $0.attempt == number } < limits.unfinishedPerRun && run.unfinished.count < 4 * limits.unfinishedPerRun
+        endOldestVoid(run)
+        let waiting = run.unfinished.count { $0.attempt == number && saves[SaveKey(run: run.key, save: $0)]?.voidReason == nil }
+        return waiting < limits.unfinishedPerRun && run.unfinished.count < 4 * limits.unfinishedPerRun
     }
 
     /// The same save once more, after a reconnect or a lost reply: nothing is staged twice.
@@ -64,19 +125,31 @@ extension Engine {
         actions.append(.forget(handle: request.handle))
         if let failure = known.failure { return reply(request.call, .failed(.invalid(name: "save", reason: failure))) }
         if known.waitsForEager { known.replyCall = request.call } else { reply(request.call, .saved(known.key.save, bytes: known.fileBytes)) }
+        // What was told while the rank was away may be the last that there is to tell.
+        if !known.isCopies, known.level > .accepted { tell(known, known.level) }
     }
 
-    func admit(_ rankSave: RankSave, worldSize: Int, parent: CommitSequence? = nil) {
+    /// The same after the save's end, when its part here is forgotten.
+    func repeatedAfterEnd(_ request: SaveRequest, _ known: Save, _ rank: Int) {
+        actions.append(.forget(handle: request.handle))
+        let bytes = request.staging.fileBytes
+        reply(request.call, .saved(known.key.save, bytes: bytes))
+        let level: Level = known.decision == nil ? finalLevel(known.upto) : .committed
+        actions.append(.tell(Notice(run: known.key.run, save: known.key.save, rank: rank, level: level, bytes: bytes, totalBytes: bytes, at: now, reason: nil, reached: true)))
+    }
+
+    func admit(_ rankSave: RankSave, worldSize: Int, participants: [Int]?, parent: CommitSequence? = nil, upto: Level? = nil) {
         let key = rankSave.saveKey
         rankSaves[rankSave.handle] = rankSave
         let save: Save
         if let known = saves[key] {
             save = known
         } else {
-            save = Save(key: key, worldSize: worldSize, upto: rankSave.upto, now: now, pollInterval: limits.pollFirstMs)
+            save = Save(key: key, worldSize: worldSize, participants: participants, upto: upto ?? rankSave.upto, now: now, pollInterval: limits.pollFirstMs)
             saves[key] = save
         }
-        save.ranks[rankSave.key.rank] = rankSave.handle
+        if rankSave.isCopies { save.copies[Copies.rank(rankSave.key.rank)] = rankSave.handle } else { save.ranks[rankSave.key.rank] = rankSave.handle }
+        save.came.insert(rankSave.key.rank)
         save.parent = save.parent ?? parent
         let run = run(key.run)
         run.ended.removeAll { $0 == key.save }
@@ -89,7 +162,7 @@ extension Engine {
     func voidMissed(by session: Session, before id: SaveID) {
         for save in saves.values.sorted(by: { $0.key < $1.key })
         where save.key.run == session.run && save.key.save.attempt == id.attempt && save.key.save.step < id.step
-            && save.decision == nil && save.ranks[session.rank] == nil && run(session.run).unfinished.contains(save.key.save) {
+            && save.decision == nil && save.isMember(session.rank) && !save.came.contains(session.rank) && run(session.run).unfinished.contains(save.key.save) {
             void(save, "rank \(session.rank) saved step \(id.step) without saving step \(save.key.save.step)")
         }
     }
@@ -130,6 +203,8 @@ extension Engine {
         eagerStaged(rankSave.handle)
         rankSave.stagerKnows = false
         actions.append(.stager(.finish(handle: rankSave.handle)))
+        if rankSave.isCopies { copiesDone(rankSave) }
+        guard !waitsForCopies(rankSave) else { return }
         tell(rankSave, .staged)
         if finalLevel(rankSave.upto) == .staged { endRankSaveIfDone(rankSave) }
     }
@@ -171,7 +246,7 @@ extension Engine {
     /// This rank's part will never be whole: its manifest will not exist, so the save is void for all.
     func failRankSave(_ rankSave: RankSave, _ reason: String) {
         guard rankSave.failure == nil else { return }
-        if let save = saves[rankSave.saveKey], save.decision == nil, finalLevel(rankSave.upto) == .committed,
+        if !rankSave.isCopies, let save = saves[rankSave.saveKey], save.decision == nil, finalLevel(rankSave.upto) == .committed,
            rankSave.files.values.contains(where: \.mayStand) {
             // Its manifest may stand, or a next start may find its file on the local tier, so it may yet be committed: the
             // decision file says what is told (I11).
@@ -191,7 +266,11 @@ extension Engine {
         abandonFiles(of: rankSave)
         log(.warning, "save failed: \(reason)", rankSave.key)
         tell(rankSave, .failed, reason: reason)
-        if let save = saves[rankSave.saveKey] { void(save, "rank \(rankSave.key.rank): \(reason)") }
+        if rankSave.isCopies {
+            copiesDone(rankSave)
+        } else if let save = saves[rankSave.saveKey] {
+            void(save, "rank \(rankSave.key.rank): \(reason)")
+        }
         releaseChunks(of: rankSave)
     }
 
@@ -243,7 +322,7 @@ extension Engine {
         for handle in rankSaves.keys.sorted() {
             guard let rankSave = rankSaves[handle], rankSave.failure == nil else { continue }
             let bytes = rankSave.isStaged ? rankSave.bytesWritten.values.max() ?? 0 : rankSave.stagedBytes
-            guard bytes != rankSave.toldBytes, rankSave.level < .global else { continue }
+            guard bytes != rankSave.toldBytes, rankSave.level < .global, !rankSave.isCopies else { continue }
             rankSave.toldBytes = bytes
             actions.append(.tell(Notice(run: rankSave.key.run, save: rankSave.key.save, rank: rankSave.key.rank, level: rankSave.level,
                                         bytes: bytes, totalBytes: rankSave.fileBytes, at: now, reason: nil)))
@@ -253,6 +332,7 @@ extension Engine {
     func tell(_ rankSave: RankSave, _ level: Level, reason: String? = nil) {
         precondition(rankSave.level <= level && (rankSave.level != .failed || level == .failed), "\(rankSave.key): \(level) told after \(rankSave.level) (I4)")
         rankSave.level = level
+        guard !rankSave.isCopies else { return }   // its rank's own part speaks for both
         let bytes = level == .accepted || level == .failed ? rankSave.stagedBytes : rankSave.fileBytes
         rankSave.toldBytes = bytes
         actions.append(.tell(Notice(run: rankSave.key.run, save: rankSave.key.save, rank: rankSave.key.rank, level: level, bytes: bytes,

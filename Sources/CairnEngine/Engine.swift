@@ -1,5 +1,5 @@
 // The pure state machine of one daemon: events in, actions out; no I/O, no clock, no threads.
-// Files: +Attempts (open, numbering), +Staging (save, chunks, fence), +Flush (tiers), +Evict (room in the pool), +Commit (decide, void),
+// Files: +Attempts (open, numbering), +Leftovers (what older attempts left), +Staging (save, chunks, fence), +Flush (tiers), +Evict (room in the pool), +Commit (decide, void),
 // +Restore (choose, settle), +Recovery (scan, lost workers), +Report (what status shows, invariants).
 import CairnMessages
 import CairnModel
@@ -73,6 +73,7 @@ public final class Engine {
         case .tierReady(let tier): tierReady(tier)
         case .tierLost(let tier, let reason): tierLost(tier, reason: reason)
         case .tier(let tier, let reply): tierReplied(tier, reply)
+        case .promote(let call, let session, let step, let level): promote(call: call, session: session, step: step, level: level)
         case .slotsHeld(let slots): for slot in slots { pool.hold(slot) }
         case .slotsReleased(let slots): slotsReleased(slots)
         case .drain(let on): draining = on
@@ -105,6 +106,12 @@ public final class Engine {
     // MARK: helpers
 
     func ms(_ milliseconds: Int) -> Int { milliseconds * 1_000_000 }
+    /// Daemons that wait for the same file do not ask all at once: three quarters to five quarters of `nanoseconds`.
+    func jittered(_ nanoseconds: Int) -> Int {
+        var mixed = (UInt64(truncatingIfNeeded: nextID) &+ limits.jitterSeed) &* 0x9E37_79B9_7F4A_7C15
+        mixed = (mixed ^ (mixed >> 30)) &* 0xBF58_476D_1CE4_E5B9
+        return nanoseconds * 3 / 4 + Int((mixed >> 33) % UInt64(nanoseconds / 2 + 1))
+    }
     func reply(_ call: CallID?, _ answer: Answer) { if let call { actions.append(.reply(call, answer)) } }
     func log(_ severity: Severity, _ text: String, _ key: RankSaveKey? = nil) {
         actions.append(.log(severity, text, run: key?.run, save: key?.save, rank: key?.rank))
@@ -169,9 +176,18 @@ public final class Engine {
         repliedFileNumber = file
         if case .failed(_, let failure) = reply { return tierFailed(tier, what, failure) }
         switch (what, reply) {
-        case (.number(let key), .attempt(_, let number)), (.find(let key), .attempt(_, let number)): attemptNumber(key, number)
+        case (.number(let key), .attempt(_, let number)), (.find(let key), .attempt(_, let number)): attemptNumber(key, number, by: tier)
+        case (.seek(let key), .attempt(_, let number)): soughtBeside(key, number)
+        case (.newest(let run), .attempt(_, let number)): newestAttempt(run, number)
+        case (.claim(let run, let attempt), .attempt(_, let number)): claimed(run, attempt, isOurs: number == attempt)
+        case (.listHeld(let key), .scanned(_, let found)): publishHave(key, found: found)
+        case (.have(let key), .done): havePublished(key)
+        case (.leftovers(let key), .leftovers(_, let serving, let leftovers)): leftoversRead(key, serving: serving, leftovers)
+        case (.promote(let call, let run, let attempt, let level, let step), .scanned(_, let found)): promoteFound(call, run, attempt, level, found, step: step)
+        case (.drop(let key), .done): dropped(key)
+        case (.held(let key, let restore), .scanned(_, let found)): heldRead(key, restore, found)
         case (.resumeChoice(let key, let restore), .choice(_, let chosen, let step, let sequence, let save, _)):
-            choiceResumed(key, restore, chosen: chosen, step: step, sequence: sequence, save: save)
+            choiceResumed(key, restore, at: tier, chosen: chosen, step: step, sequence: sequence, save: save)
         case (.resumeSteps(let key), .steps(_, let steps)): stepsResumed(key, steps)
         case (.create(let handle), .done): fileCreated(handle, tier)
         case (.write(let handle, let chunk, let slot, let readBack), .done):
@@ -183,20 +199,17 @@ public final class Engine {
              (.look(let key), .decision(_, let outcome)):
             decided(key, outcome)
         case (.decide(let key), .missing(_, let ranks)), (.look(let key), .missing(_, let ranks)): undecided(key, missing: ranks)
-        case (.orphan(let run, let save), .decision):
-            runs[run]?.orphans[save] = nil
-            runs[run]?.orphansAsked.remove(save)
-        case (.orphan, .missing): break
+        case (.orphan(let run, let save), .decision(_, let outcome)): orphanDecided(run, save, outcome)
+        case (.orphan(let run, let save), .missing): orphanDecided(run, save, nil)
         case (.choose(let key, let restore), .choice(_, let chosen, let step, let sequence, let save, _)),
              (.readChoice(let key, let restore), .choice(_, let chosen, let step, let sequence, let save, _)):
             choiceRead(key, restore, chosen: chosen, step: step, sequence: sequence, save: save)
-        case (.chooseBeside(let key, let restore), .steps(_, let steps)): choseBeside(key, restore, steps)
         case (.settled(let key, let restore), .done): settledRecorded(key, restore)
-        case (.verdict(let key, let restore), .verdict(_, let ok, _)): verdictRead(key, restore, ok: ok)
+        case (.verdict(let key, let restore), .verdict(_, let ok, _)): verdictRead(key, restore, ok: ok, by: tier)
         case (.scan, .scanned(_, let found)): scanned(tier, found)
         case (.retain(let run), .removed(_, let sequences)):
             for sequence in sequences { log(.info, "run \(run): retention removed sequence \(sequence) from the \(tier) tier") }
-        case (.record, _): break
+        case (.record, _), (.discard, _): break
         default: preconditionFailure("a reply of the \(tier) worker does not fit its request: \(what)")
         }
     }
@@ -210,7 +223,7 @@ extension TierReply {
         case .done(let id), .failed(let id, _), .attempt(let id, _), .decision(let id, _), .missing(let id, _),
              .choice(let id, _, _, _, _, _), .verdict(let id, _, _), .index(let id), .filled(let id, _, _), .loaded(let id, _),
              .sidecars(let id, _, _), .steps(let id, _), .runs(let id, _), .verifyProgress(let id, _), .removed(let id, _),
-             .scanned(let id, _), .space(let id, _): id
+             .scanned(let id, _), .space(let id, _), .leftovers(let id, _, _), .branched(let id, _, _): id
         }
     }
 }

@@ -8,9 +8,11 @@ public typealias SessionToken = String
 public struct OpenRequest: Sendable {
     public var call: CallID, session: SessionToken, run: RunKey, rank: Int, worldSize: Int, localWorldSize: Int?
     public var tokenHash: String, pid: Int32
-    public init(call: CallID, session: SessionToken, run: RunKey, rank: Int, worldSize: Int, localWorldSize: Int?, tokenHash: String, pid: Int32) {
+    /// The attempt's number, as an earlier Open told this rank.
+    public var number: Int?
+    public init(call: CallID, session: SessionToken, run: RunKey, rank: Int, worldSize: Int, localWorldSize: Int?, tokenHash: String, pid: Int32, number: Int? = nil) {
         self.call = call; self.session = session; self.run = run; self.rank = rank; self.worldSize = worldSize
-        self.localWorldSize = localWorldSize; self.tokenHash = tokenHash; self.pid = pid
+        self.localWorldSize = localWorldSize; self.tokenHash = tokenHash; self.pid = pid; self.number = number
     }
 }
 
@@ -21,10 +23,16 @@ public struct SaveRequest: Sendable {
     public var eagerChunks: [Int]
     /// Whether the reply waits for `eagerStaged`: some eager bytes are the rank's own memory.
     public var waitsForEager: Bool
+    /// The ranks that take part, ascending, rank 0 and this one among them; nil: all.
+    public var participants: [Int]?
+    /// These are copies of replicas that other nodes' ranks own. They come before the rank's own part of the save, which is told
+    /// staged only when its copies are.
+    public var isCopies: Bool
     public init(call: CallID, session: SessionToken, handle: Int, step: Int, attemptTry: Int, upto: Level, staging: BeginStaging,
-                eagerChunks: [Int], waitsForEager: Bool) {
+                eagerChunks: [Int], waitsForEager: Bool, participants: [Int]? = nil, isCopies: Bool = false) {
         self.call = call; self.session = session; self.handle = handle; self.step = step; self.attemptTry = attemptTry
         self.upto = upto; self.staging = staging; self.eagerChunks = eagerChunks; self.waitsForEager = waitsForEager
+        self.participants = participants; self.isCopies = isCopies
     }
 }
 
@@ -38,6 +46,8 @@ public enum Event: Sendable {
     case wait(call: CallID, run: RunKey, save: SaveID, rank: Int?, level: Level, deadline: Int?)
     case choose(call: CallID, session: SessionToken, restore: Int, step: Int?, deadline: Int?)
     case settle(call: CallID, session: SessionToken, restore: Int, ok: Bool, reason: String?)
+    /// The newest save of this step that this session's attempt ended short of `level` is to go so far.
+    case promote(call: CallID, session: SessionToken, step: Int, level: Level)
     /// The caller of a pending call is gone.
     case callGone(CallID)
     case stagerReady
@@ -73,6 +83,7 @@ public enum Answer: Hashable, Sendable {
     case waited(Level, reason: String?)
     case chosen(step: Int, sequence: CommitSequence)
     case settled(again: Bool)
+    case promoted
     case failed(EngineError)
 }
 
@@ -88,6 +99,17 @@ public struct Notice: Hashable, Sendable {
     }
 }
 
+/// What the engine says for a rank's manifest.
+public struct ManifestFacts: Hashable, Sendable {
+    /// Rank 0's own count of `save()` calls.
+    public var count: Int?
+    /// The save that this rank made before this one, in the same attempt and life of the daemon: it skipped what lies between.
+    public var previous: SaveID?
+    /// Nil: all ranks.
+    public var participants: [Int]?
+    public init(count: Int?, previous: SaveID?, participants: [Int]?) { self.count = count; self.previous = previous; self.participants = participants }
+}
+
 public enum Severity: String, Sendable { case info, notice, warning, error }
 
 public enum Action: Sendable {
@@ -96,7 +118,7 @@ public enum Action: Sendable {
     case stager(StagerRequest)
     /// Main adds the manifest and CRCs to `publish` (of the rank save `handle`) and the record to `recordDecision`.
     case tier(Tier, TierRequest)
-    case publish(Tier, id: Int, file: Int, handle: Int, count: Int?)
+    case publish(Tier, id: Int, file: Int, handle: Int, ManifestFacts)
     case recordDecision(Tier, id: Int, run: RunKey, save: SaveID)
     case tell(Notice)
     /// Nothing refers to this rank save's plan and CRCs any more.

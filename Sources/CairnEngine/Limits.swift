@@ -18,8 +18,20 @@ public struct EngineLimits: Sendable {
     public var commitTimeoutMs = 30 * 60_000
     /// How long an Open waits for the attempt's number (rank 0's daemon, the committing tier).
     public var attemptTimeoutMs = 60_000
-    /// How long a restore waits for what an older attempt left in flight before that is voided.
+    /// How long a new attempt waits for the lists of daemons that are slow or gone before what older ones left unfinished is voided.
     public var leftoverMs = 15_000
+    /// How long a restore waits for an older attempt's save that its daemons are finishing.
+    public var leftoverFinishMs = 60_000
+    /// Where the local world's size is unknown: how long a node's list of what it has waits for more ranks to open.
+    public var haveMs = 1_000
+    /// Saves in a node's list, newest first.
+    public var heldPerRun = 256
+    /// Older attempts whose ranks a daemon remembers that it served.
+    public var servedAttempts = 16
+    /// A tier that hung for longer gives no number any more: it is asked again while the launch lives.
+    public var numberMs = 10_000
+    /// Where the committing tier is down: how long an Open waits for it before the local tier numbers the attempt.
+    public var numberBesideMs = 5_000
     /// After so long any daemon may do rank 0's daemon's part of a commit or a choice.
     public var standInMs = 30_000
     public var choiceStandInMs = 10_000
@@ -33,8 +45,18 @@ public struct EngineLimits: Sendable {
     /// Polls of the committing tier for other nodes' news: first and longest interval.
     public var pollFirstMs = 20
     public var pollLongestMs = 1_000
+    /// Differs between daemons, so that their polls do.
+    public var jitterSeed: UInt64 = 0
+    /// How often a save's manifests are looked for by a daemon that stands in for rank 0's (one listing of the save's folder).
+    public var listsMs = 10_000
+    /// How often a run's newest attempt is asked for while an older one goes on saving.
+    public var newestMs = 5_000
+    /// Saves of one run that wait for their first write to the global tier; of more, one is voided as superseded.
+    public var globalQueue = 8
     /// Ended saves remembered per run, for Wait and for restores from memory.
     public var endedPerRun = 16
+    /// Saves that were decided in this life and are remembered as such, per run.
+    public var decidedPerRun = 64
     /// Sessions and runs at once.
     public var sessions = 4_096
     /// Unfinished saves of one run that wait for the global tier; one more is refused with Busy.
@@ -46,6 +68,7 @@ public struct EngineLimits: Sendable {
 
     public init() {}
     public func verify() {
+        precondition(globalQueue >= 2, "the newest save is never dropped, so the queue needs a place beside it")
         precondition(slots >= 16, "a pool needs at least 16 chunks: the chunks that eager and lazy bytes share must fit")
         precondition(assignedPerRank >= 1 && writesPerTier >= 1 && inFlightPerRank >= 1, "no queue may have no place")
         precondition(pollFirstMs > 0 && pollFirstMs <= pollLongestMs, "polls begin short")

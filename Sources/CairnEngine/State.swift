@@ -25,14 +25,32 @@ final class Session {
 final class Attempt {
     let key: AttemptKey, worldSize: Int
     var number: Int?
+    /// The number was given by the tier beside while the committing one was down, and is not claimed there yet.
+    var isProvisional = false
     var localWorldSize: Int?
     /// Sessions by rank.
     var sessions: [Int: SessionToken] = [:]
     /// Ranks that have opened here at any time.
     var seen: Set<Int> = []
-    /// A numbering request is under way, or the time to ask again.
-    var asking = false, askAt = 0, askInterval: Int
+    /// The number as a rank was told it by a former life of this daemon.
+    var toldNumber: Int?
+    /// Whether the tier beside was asked for a number that it gave this launch before.
+    var isSoughtBeside = false
+    /// Resumed while the committing tier was out: what its restores chose there is still to be read.
+    var resumedWithout = false
+    /// Tiers that are asked for the number, one that hangs among them; when to ask again.
+    var numberAsked: Set<Tier> = [], askAt = 0, askInterval: Int
+    /// What a former life left is being asked for.
+    var isResuming = false
     var openedAt: Int
+    let firstOpenedAt: Int
+    /// Each rank's last save here: what lies between two of them, that rank skipped.
+    var previous: [Int: SaveID] = [:]
+    /// What older attempts left: this node's list (`have-NODE.json`), then, at rank 0's daemon, the end of all of it.
+    var hasListed = false, isListing = false, isClearing = false, clearAt = 0, clearInterval: Int
+    var isCleared = false
+    /// As it was last told: what a restore may choose of it.
+    var leftovers: [Leftover] = []
     /// Rank 0's count of `save()` calls (only where rank 0 is served here).
     var count = 0
     /// The step that this attempt restored: its commits' parent.
@@ -41,7 +59,8 @@ final class Attempt {
     /// What a former life of this daemon left of this attempt is known.
     var resumed = false, resumedRestores = 0
     init(key: AttemptKey, worldSize: Int, now: Int, askInterval: Int) {
-        self.key = key; self.worldSize = worldSize; openedAt = now; self.askInterval = askInterval
+        self.key = key; self.worldSize = worldSize; openedAt = now; firstOpenedAt = now; self.askInterval = askInterval
+        clearInterval = askInterval
     }
     var servesWorld: Bool { sessions.count == worldSize }
 }
@@ -52,6 +71,12 @@ final class Restore {
     var phase = Phase.waiting
     let startedAt: Int
     var step: Int?
+    /// False: a former life of this daemon was asked for it, only what it chose stands.
+    var isStepKnown = true
+    /// Where the choice and the verdict stand or are asked for: the committing tier, or beside while that is down. Once asked, for good.
+    var choicePlace: Tier?, verdictPlace: Tier?
+    /// What this daemon's local tier holds has been asked for this choice.
+    var held: [FoundRankSave]?
     var calls: [(call: CallID, session: SessionToken, deadline: Int?)] = []
     var pollAt = 0
     var settled: [Int: (ok: Bool, reason: String?)] = [:]
@@ -59,6 +84,8 @@ final class Restore {
     var settleStartedAt: Int?
     var settledPublished = false, verdictAsking = false
     var verdict: Bool?
+    /// Tiers that were asked for a former life's verdict.
+    var resumedVerdicts: Set<Tier> = []
     /// Chosen before this life of the daemon: a verdict may stand already.
     var resumed = false
     init(startedAt: Int, step: Int?) { self.startedAt = startedAt; self.step = step }
@@ -76,6 +103,8 @@ final class FileState {
     var syncing: [Int]?
     var failure: String?
     var retryAt: Int?
+    /// Tries that failed by the file's own fault; a worker that was lost under it is not counted.
+    var failures = 0
     /// A publish was asked for: what its reply says or not, the file may stand.
     var mayStand = false
     /// First chunk that may not be written yet: chunks mostly go in order.
@@ -93,8 +122,12 @@ final class FileState {
 }
 
 final class RankSave {
-    let handle: Int, key: RankSaveKey, fileBytes: Int, upto: Level, acceptedAt: Int
+    let handle: Int, key: RankSaveKey, fileBytes: Int, acceptedAt: Int
+    /// How far it is to go; a promotion raises it.
+    var upto: Level
     let count: Int?
+    /// The rank's save before this one.
+    var previous: SaveID?
     /// nil: recovered from the local tier by a scan, or its session ended.
     var session: SessionToken?
     var replyCall: CallID?
@@ -119,6 +152,7 @@ final class RankSave {
         self.waitsForEager = waitsForEager; self.recovered = recovered
         slots = Array(repeating: nil, count: Sizes.chunks(ofFile: fileBytes))
     }
+    var isCopies: Bool { Copies.isCopies(key.rank) }
     var chunkCount: Int { slots.count }
     var isStaged: Bool { recovered || stagedChunks == chunkCount }
     var saveKey: SaveKey { SaveKey(run: key.run, save: key.save) }
@@ -132,16 +166,25 @@ final class RankSave {
 }
 
 final class Save {
-    let key: SaveKey, worldSize: Int, upto: Level, acceptedAt: Int
+    let key: SaveKey, worldSize: Int, acceptedAt: Int
+    var upto: Level
+    /// Ascending; nil: all ranks take part.
+    let participants: [Int]?
+    /// Ranks that saved it here, their parts forgotten since or not.
+    var came: Set<Int> = []
+    /// Participants without a manifest, as last seen.
+    var missing: [Int]?
+    /// Since when a part of it stands on the committing tier, and when its manifests may be looked for again.
+    var publishedAt: Int?, listsAt = 0
     /// Handles of the ranks served here.
     var ranks: [Int: Int] = [:]
+    /// Handles of their copies of replicas, by rank. Nobody waits for them but the fence, and no decision lists them.
+    var copies: [Int: Int] = [:]
     var decision: DecisionOutcome?
     /// Why this save is to be voided; the decision file has the last word.
     var voidReason: String?
     /// The step that its attempt restored; kept here, for the attempt may be over before the save is decided.
     var parent: CommitSequence?
-    /// Every rank of its attempt opened here: no other daemon can hold a part of it.
-    var isServedHere = false
     /// Why this save will not be whole, if that is known.
     var lostReason: String? {
         if case .void(let reason)? = decision { return reason }
@@ -149,9 +192,12 @@ final class Save {
     }
     var asking = false, pollAt = 0, pollInterval: Int
     var allManifestsAt: Int?
-    init(key: SaveKey, worldSize: Int, upto: Level, now: Int, pollInterval: Int) {
-        self.key = key; self.worldSize = worldSize; self.upto = upto; acceptedAt = now; self.pollInterval = pollInterval
+    init(key: SaveKey, worldSize: Int, participants: [Int]?, upto: Level, now: Int, pollInterval: Int) {
+        self.key = key; self.worldSize = worldSize; self.participants = participants; self.upto = upto; acceptedAt = now; self.pollInterval = pollInterval
     }
+    var memberCount: Int { participants?.count ?? worldSize }
+    var members: [Int] { participants ?? Array(0..<worldSize) }
+    func isMember(_ rank: Int) -> Bool { participants?.contains(rank) ?? (rank < worldSize) }
 }
 
 final class Run {
@@ -162,14 +208,20 @@ final class Run {
     var unfinished: Set<SaveID> = []
     /// Ended saves whose chunks may still be in the pool or that a Wait may ask for, oldest first.
     var ended: [SaveID] = []
-    /// Undecided saves of earlier instances that a scan of the committing tier found without all manifests.
-    var orphans: [SaveID: Int] = [:]
-    /// Those of them whose void is asked for.
+    /// Undecided saves that this daemon serves no rank of and asks a decision for.
     var orphansAsked: Set<SaveID> = []
+    /// Ranks that this life of the daemon served, by attempt.
+    var served: [Int: Set<Int>] = [:]
+    /// Attempts that the tier beside numbered, by token's hash, until the committing tier has their records: nothing of them goes there before.
+    var unclaimed: [Int: String] = [:], claiming: Set<Int> = []
+    /// When the committing tier was last asked for the newest attempt.
+    var newestAskedAt: Int?
     /// Accepted before the local tier's scan was read, which may list what this life itself published.
     var acceptedBeforeScan: Set<RankSaveKey> = []
     /// Rank 0's highest count in manifests that scans found, by attempt.
     var foundCounts: [Int: Int] = [:]
+    /// Decided in this life, the latest last: what a late answer of a tier may still call undecided.
+    var decided: [SaveID] = []
     var lastCommit: (save: SaveID, sequence: CommitSequence, at: Int)?
     init(key: RunKey) { self.key = key }
 }
@@ -179,14 +231,16 @@ struct ReadBackSlot: Hashable { var slot: Int, generation: Int }
 
 /// What a request to a tier worker was for. One per id.
 enum Pending {
-    case number(AttemptKey), find(AttemptKey), resumeChoice(AttemptKey, Int), resumeSteps(AttemptKey)
+    case number(AttemptKey), find(AttemptKey), seek(AttemptKey), resumeChoice(AttemptKey, Int), resumeSteps(AttemptKey)
+    case newest(RunKey), claim(RunKey, Int), listHeld(AttemptKey), have(AttemptKey), leftovers(AttemptKey)
     case create(handle: Int), write(handle: Int, chunk: Int, slot: Int?, readBack: ReadBackSlot?)
     case sync(handle: Int), publish(handle: Int)
     case readBack(handle: Int, chunk: Int, slot: Int)
     case decide(SaveKey), void(SaveKey), look(SaveKey)
-    case choose(AttemptKey, Int), readChoice(AttemptKey, Int), chooseBeside(AttemptKey, Int)
+    case held(AttemptKey, Int), choose(AttemptKey, Int), readChoice(AttemptKey, Int)
+    case promote(CallID, RunKey, attempt: Int, Level, step: Int), drop(SaveKey)
     case settled(AttemptKey, Int), verdict(AttemptKey, Int)
-    case scan, retain(RunKey), record(SaveKey), orphan(RunKey, SaveID)
+    case scan, retain(RunKey), record(SaveKey), discard, orphan(RunKey, SaveID)
 }
 
 final class TierState {

@@ -23,6 +23,8 @@ public struct IOFailure: Error, Sendable, Equatable, CustomStringConvertible {
     public var exists: Bool { errno == EEXIST }
     public var isStale: Bool { errno == ESTALE }
     public var isNotSupported: Bool { [EOPNOTSUPP, ENOSYS, EINVAL, ENODEV].contains(errno) }
+    /// No second name for this file there: another filesystem, one without hard links, or as many as it takes.
+    public var refusesLink: Bool { [EXDEV, EPERM, EMLINK, EOPNOTSUPP, ENOSYS].contains(errno) }
     public var isNotPermitted: Bool { [EPERM, EACCES].contains(errno) }
     public var isNotEmpty: Bool { errno == ENOTEMPTY || errno == EEXIST }
     /// A file larger than the caller's limit.

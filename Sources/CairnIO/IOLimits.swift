@@ -17,6 +17,8 @@ public enum IOLimits {
     public static let folderEntries = 2_000_000
     /// Depth to which `removeTree` goes: Cairn's own trees have four levels.
     public static let treeDepth = 16
+    /// One piece of a file that is copied by hand.
+    public static let copyBytes = 4 << 20
     /// Opens that are tried again after ESTALE (another mount renamed the folder).
     public static let staleRetries = 5
     /// Alignment for O_DIRECT where the filesystem does not say: the largest logical block that we expect.

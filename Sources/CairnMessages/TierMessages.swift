@@ -66,6 +66,55 @@ public struct Candidate: Hashable, Codable, Sendable {
     }
 }
 
+/// What one daemon still holds of an older attempt's save that no file decided, when a new attempt begins: one that was to be committed
+/// (`upto`), or one that was to stay in memory or on the local tier and may be restored from there.
+public struct HeldSave: Hashable, Codable, Sendable {
+    public var save: SaveID, worldSize: Int, upto: Level
+    /// Nil: all ranks.
+    public var participants: [Int]?
+    /// Ranks whose part is staged or published here, ascending.
+    public var ranks: [Int]
+    /// The lowest level of these parts; `accepted` where one is staged but lies nowhere whole yet: it is finished, not restored from.
+    public var level: Level
+    /// Rank 0's count, where rank 0's part is here.
+    public var count: Int?
+    public init(save: SaveID, worldSize: Int, upto: Level, participants: [Int]?, ranks: [Int], level: Level, count: Int?) {
+        self.save = save; self.worldSize = worldSize; self.upto = upto; self.participants = participants; self.ranks = ranks; self.level = level; self.count = count
+    }
+}
+
+/// `have-NODE.json`: what one daemon has for a new attempt. The first that a node publishes stands.
+public struct HaveList: Hashable, Codable, Sendable {
+    /// Ranks of the new attempt that are served here, ascending.
+    public var serves: [Int]
+    public var saves: [HeldSave]
+    /// Ranks of older attempts that this daemon served in its present life, by attempt: what it does not list of them is nowhere.
+    public var served: [ServedRanks]
+    public struct ServedRanks: Hashable, Codable, Sendable {
+        public var attempt: Int, ranks: [Int]
+        public init(attempt: Int, ranks: [Int]) { self.attempt = attempt; self.ranks = ranks }
+    }
+    public init(serves: [Int], saves: [HeldSave], served: [ServedRanks]) { self.serves = serves; self.saves = saves; self.served = served }
+}
+
+/// An undecided save of an older attempt, as all `have-NODE.json` and the manifests on the committing tier tell it.
+public struct Leftover: Hashable, Codable, Sendable {
+    /// `upto` as its holders say; a save that only manifests tell of was to be committed.
+    public var save: SaveID, worldSize: Int, upto: Level, participants: [Int]?
+    /// Participants of which neither a manifest stands nor any daemon says that it holds them.
+    public var missing: [Int]
+    /// Those of them that a daemon served and does not hold: they will not come.
+    public var absent: [Int]
+    /// All manifests stand: it lacks the decision only.
+    public var isPublished: Bool
+    /// The new attempt's ranks find their own part at their own daemon: the same world, each where it was. With rank 0's count.
+    public var everywhere: Candidate?
+    public init(save: SaveID, worldSize: Int, upto: Level, participants: [Int]?, missing: [Int], absent: [Int], isPublished: Bool, everywhere: Candidate?) {
+        self.save = save; self.worldSize = worldSize; self.upto = upto; self.participants = participants; self.missing = missing; self.absent = absent
+        self.isPublished = isPublished; self.everywhere = everywhere
+    }
+}
+
 public enum TierRequest: Codable, Sendable {
     /// First message. Descriptors: the pool's segments in order, then the worker's own read buffer. -> ready or startFailed
     case start(TierStart)
@@ -89,24 +138,32 @@ public enum TierRequest: Codable, Sendable {
     /// -> sidecars (payload: manifest record, then the .crc file)
     case sidecars(id: Int, key: RankSaveKey)
 
-    // Attempts (committing form only).
-    /// The attempt with this token's hash, made if new. -> attempt
-    case numberAttempt(id: Int, run: RunKey, tokenHash: String, worldSize: Int)
+    // Attempts. On a tier beside only while the committing tier is down, by a daemon that serves the whole world.
+    /// The attempt with this token's hash, made if new. Beside: far above every attempt that anything here names. After `notAfter`
+    /// (CLOCK_MONOTONIC, ns) nothing is made: a request that hung must not begin a launch that has died since and end a live one. -> attempt
+    case numberAttempt(id: Int, run: RunKey, tokenHash: String, worldSize: Int, notAfter: Int? = nil)
     /// -> attempt (nil: not there yet)
     case findAttempt(id: Int, run: RunKey, tokenHash: String)
     /// The highest number. -> attempt
     case newestAttempt(id: Int, run: RunKey)
+    /// A number that was given beside becomes this launch's on the committing tier. -> attempt (nil: that number or a higher one is another's)
+    case claimAttempt(id: Int, run: RunKey, number: Int, tokenHash: String, worldSize: Int)
+    /// Publishes attempts/ATTEMPT/have-NODE.json; what this node said first stands. -> done
+    case have(id: Int, run: RunKey, attempt: Int, list: HaveList)
+    /// Undecided saves of attempts below `attempt`, by all have-NODE.json of it and the manifests that stand. -> leftovers
+    case leftovers(id: Int, run: RunKey, attempt: Int)
 
     // Decisions (committing form only).
-    /// All manifests seen and sound: record, link, folder's last name. Completes a commit that stands already. `parent` is
-    /// used where rank 0's manifest names none. -> decision, or missing
-    case decide(id: Int, run: RunKey, save: SaveID, worldSize: Int, parent: CommitSequence?)
+    /// All manifests of `participants` (nil: all ranks) seen and sound: record, link, folder's last name. Completes a commit that stands
+    /// already. `parent` is used where rank 0's manifest names none. Earlier saves of the attempt that a manifest's `previous` says its rank
+    /// went on without are voided. -> decision, or missing
+    case decide(id: Int, run: RunKey, save: SaveID, worldSize: Int, participants: [Int]?, parent: CommitSequence?)
     /// -> decision (the one that stands, maybe a commit)
     case void(id: Int, run: RunKey, save: SaveID, reason: String)
-    /// -> decision or missing (ranks without a manifest; none: all are there, nobody decided)
-    case look(id: Int, run: RunKey, save: SaveID, worldSize: Int)
+    /// -> decision or missing. Without `lists` only the decision's own name is looked at, whatever the world's size (missing: nil).
+    case look(id: Int, run: RunKey, save: SaveID, worldSize: Int, participants: [Int]?, lists: Bool)
 
-    // Restore.
+    // Restore. On a tier beside only while the committing tier is down, by a daemon that serves the whole world.
     /// Publishes restore-K.json: the newest committed step (or `step`) older than this attempt's choices that failed since a good one, or
     /// `candidate` if newer. -> choice
     case choose(id: Int, run: RunKey, attempt: Int, restore: Int, step: Int?, candidate: Candidate?)
@@ -116,7 +173,10 @@ public enum TierRequest: Codable, Sendable {
     case settled(id: Int, run: RunKey, attempt: Int, restore: Int, ranks: [Int], ok: Bool, reason: String?)
     /// Reads all settled records; with `publish`, links settle-K.json when they cover the world or one is not ok (or `force`). -> verdict
     case verdict(id: Int, run: RunKey, attempt: Int, restore: Int, worldSize: Int, publish: Bool, force: Bool)
-    /// -> index (payload: StepIndex as JSON). On a tier beside: only the ranks held here.
+    /// Makes a committed step of another run of the same user this run's first (sequence 0-1), sharing its files' bytes where the filesystem
+    /// can. `step` nil: the newest; `sequence` nil: the newest of that step. What stands already is answered. -> branched
+    case branch(id: Int, run: RunKey, from: RunKey, step: Int?, sequence: CommitSequence?)
+    /// -> index (payload: the StepIndex as CairnStore's StepIndexFile). On a tier beside: only the ranks held here.
     case describe(id: Int, ref: StepRef)
     /// Plan, read, check every block, and report buffers as they fill (`filled`), at last `loaded`. `undecided`: the save needs no
     /// commit (this daemon holds all of its ranks). Fails with notHere if this tier lacks a part.
@@ -136,17 +196,19 @@ public enum TierRequest: Codable, Sendable {
     case remove(id: Int, ref: StepRef)
     /// Apply retention; `protected` saves and sequences stay. Also deletes `.gone-…` older than 10 minutes. -> removed
     case retain(id: Int, run: RunKey, keep: Int?, keepPeriod: Int?, protectedSaves: [SaveID], protectedSequences: [CommitSequence])
-    /// Beside: keep a copy of a decision. Payload: the record. -> done
+    /// Beside: keep a copy of a decision, a void too. Payload: the record. -> done
     case recordDecision(id: Int, run: RunKey, save: SaveID)
     /// What earlier instances left: removes own temporaries. -> scanned
     case scan(id: Int)
+    /// Beside: the published parts of the run's saves, of which `step` may be given: what may be restored or promoted. Void ones are left out. -> scanned
+    case held(id: Int, run: RunKey, step: Int?)
     /// -> space
     case space(id: Int)
     case stop
 }
 
 public enum TierFailureKind: String, Codable, Sendable {
-    case noSpace, missing, io, corrupt, notHere, noSuchStep, noSuchTensor, notWhole, tooLarge, ended, invalid, other
+    case noSpace, missing, io, corrupt, notHere, noSuchStep, noSuchTensor, notWhole, tooLarge, ended, invalid, workerLost, other
 }
 
 public struct TierFailure: Error, Hashable, Codable, Sendable {
@@ -181,9 +243,14 @@ public struct FoundRankSave: Hashable, Codable, Sendable {
     public var decision: DecisionOutcome?
     /// How far it was to go.
     public var upto: Level
-    public init(key: RankSaveKey, step: Int, worldSize: Int, fileBytes: Int, count: Int?, decision: DecisionOutcome?, upto: Level = .committed) {
+    /// Nil: all ranks.
+    public var participants: [Int]?
+    /// Its attempt was numbered on this tier, beside, for the launch with this token's hash: the committing tier may not know of it yet.
+    public var tokenHash: String?
+    public init(key: RankSaveKey, step: Int, worldSize: Int, fileBytes: Int, count: Int?, decision: DecisionOutcome?, upto: Level = .committed,
+                participants: [Int]? = nil, tokenHash: String? = nil) {
         self.key = key; self.step = step; self.worldSize = worldSize; self.fileBytes = fileBytes; self.count = count; self.decision = decision
-        self.upto = upto
+        self.upto = upto; self.participants = participants; self.tokenHash = tokenHash
     }
 }
 
@@ -213,7 +280,11 @@ public enum TierReply: Codable, Sendable {
     case attempt(id: Int, number: Int?)
     /// Payload: the decision's record as it stands.
     case decision(id: Int, DecisionOutcome)
-    case missing(id: Int, ranks: [Int])
+    /// Participants without a manifest (none: all are there, nobody decided); nil: nobody decided, manifests were not looked for.
+    case missing(id: Int, ranks: [Int]?)
+    /// `serving`: ranks of the attempt that all have-NODE.json together say are served.
+    case leftovers(id: Int, serving: Int, [Leftover])
+    case branched(id: Int, step: Int, sequence: CommitSequence)
     /// Nil: nothing published yet; `step` nil: there is nothing to restore.
     case choice(id: Int, chosen: Bool, step: Int?, sequence: CommitSequence?, save: SaveID?, level: Level?)
     case verdict(id: Int, ok: Bool?, reason: String?)

@@ -112,17 +112,28 @@ public struct StepIndex: Hashable, Codable, Sendable {
     }
 }
 
+/// Where a branch's first step comes from: a committed step of another run of the same user.
+public struct StepOrigin: Hashable, Codable, Sendable {
+    public var run: String, step: Int, sequence: CommitSequence, save: SaveID
+    public init(run: String, step: Int, sequence: CommitSequence, save: SaveID) {
+        self.run = run; self.step = step; self.sequence = sequence; self.save = save
+    }
+}
+
 /// One committed step as `ls` shows it.
 public struct StepSummary: Hashable, Codable, Sendable {
     public var step: Int, sequence: CommitSequence, save: SaveID, parent: CommitSequence?
-    public var worldSize: Int, bytes: Int
+    /// `ranks`: how many took part.
+    public var ranks: Int, worldSize: Int, bytes: Int
     public var pinned: Bool, superseded: Bool
     /// UTC, ISO 8601 with seconds.
     public var savedAt: String
-    public init(step: Int, sequence: CommitSequence, save: SaveID, parent: CommitSequence?, worldSize: Int, bytes: Int,
-                pinned: Bool, superseded: Bool, savedAt: String) {
-        self.step = step; self.sequence = sequence; self.save = save; self.parent = parent; self.worldSize = worldSize
-        self.bytes = bytes; self.pinned = pinned; self.superseded = superseded; self.savedAt = savedAt
+    /// In the first step of a branch.
+    public var origin: StepOrigin?
+    public init(step: Int, sequence: CommitSequence, save: SaveID, parent: CommitSequence?, ranks: Int? = nil, worldSize: Int, bytes: Int,
+                pinned: Bool, superseded: Bool, savedAt: String, origin: StepOrigin? = nil) {
+        self.step = step; self.sequence = sequence; self.save = save; self.parent = parent; self.ranks = ranks ?? worldSize; self.worldSize = worldSize
+        self.bytes = bytes; self.pinned = pinned; self.superseded = superseded; self.savedAt = savedAt; self.origin = origin
     }
 }
 

@@ -69,6 +69,16 @@ public struct SaveID: Hashable, Codable, Sendable, CustomStringConvertible, Comp
     }
 }
 
+/// A rank may have a second file of a save, its *copies*: replicas that ranks of other nodes own, kept in memory and on the local tier
+/// only, so that this node restores without the global tier. Where files are numbered by rank, that file has the number `base + rank`.
+public enum Copies {
+    public static let base = 1 << 20
+    public static func number(of rank: Int) -> Int { base + rank }
+    public static func isCopies(_ number: Int) -> Bool { number >= base }
+    /// The rank whose file this is, its own or its copies.
+    public static func rank(_ number: Int) -> Int { number >= base ? number - base : number }
+}
+
 /// The order of commits in a run: the attempt's number, then rank 0's own count of `save()` calls (from 1).
 /// Text `17-41`, on the wire attempt * 2^32 + count. *Newest* means the highest sequence, never the highest step.
 public struct CommitSequence: Hashable, Codable, Sendable, CustomStringConvertible, Comparable {

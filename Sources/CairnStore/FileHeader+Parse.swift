@@ -60,7 +60,7 @@ extension FileHeader {
 
         // The layout's own rules, and its order: whatever the header claims, this is what it must have been made from.
         let layout: Layout
-        do { layout = try Layout.make(shards: shards, rank: metadata.rank, worldSize: metadata.worldSize) } catch { throw .layout(error) }
+        do { layout = try Layout.make(shards: shards, rank: metadata.rank, worldSize: metadata.worldSize, renders: false) } catch { throw .layout(error) }
         for (index, entry) in layout.entries.enumerated() where entry.index != index || entry.dataOffset != raw.tensors[index].begin {
             throw .badOrder(tensor: entry.storedName)
         }

@@ -18,7 +18,12 @@ struct JSONReader {
     func fault(_ reason: String) -> JSONFault { JSONFault(reason: reason, offset: position) }
 
     private mutating func skipSpace() {
-        while position < bytes.count, [0x20, 0x09, 0x0A, 0x0D].contains(bytes[position]) { position += 1 }
+        while position < bytes.count {
+            switch bytes[position] {
+            case 0x20, 0x09, 0x0A, 0x0D: position += 1
+            default: return
+            }
+        }
     }
 
     /// The next byte that is not space, without taking it.
@@ -112,7 +117,10 @@ struct JSONReader {
     /// The bytes of a string with its escapes resolved; not checked to be UTF-8.
     mutating func stringBytes() throws(JSONFault) -> [UInt8] {
         try take("\"")
-        var text: [UInt8] = []
+        // Most strings have no escape: they are taken in one piece.
+        let begin = position
+        while position < bytes.count, bytes[position] >= 0x20, bytes[position] != UInt8(ascii: "\""), bytes[position] != UInt8(ascii: "\\") { position += 1 }
+        var text = Array(bytes[begin..<position])
         while position < bytes.count {
             let byte = bytes[position]
             position += 1

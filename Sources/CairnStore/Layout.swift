@@ -32,6 +32,11 @@ public struct Layout: Sendable {
     let names: Set<String>
 
     public static func make(shards: [Shard], rank: Int, worldSize: Int) throws(LayoutError) -> Layout {
+        try make(shards: shards, rank: rank, worldSize: worldSize, renders: true)
+    }
+
+    /// `renders` false: for whoever reads a header and makes none.
+    static func make(shards: [Shard], rank: Int, worldSize: Int, renders: Bool) throws(LayoutError) -> Layout {
         guard (1...StoreLimits.worldSize).contains(worldSize) else {
             throw .invalidWorld(reason: "world size \(worldSize) is not in 1...\(StoreLimits.worldSize)")
         }
@@ -74,7 +79,7 @@ public struct Layout: Sendable {
             }
         }
         precondition(entries.count == shards.count, "every dtype's stored element size is 8, 4, 2 or 1")
-        let rendered = RenderedLayout(entries)
+        let rendered = RenderedLayout(renders ? entries : [])
         let headerBytes = rendered.tensors.count + rendered.sharding.count + rendered.table.count
         guard headerBytes <= StoreLimits.headerBytes else {
             throw .tooLarge(what: "the header of rank \(rank)'s file", bytes: headerBytes, limit: StoreLimits.headerBytes)

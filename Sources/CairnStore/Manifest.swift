@@ -25,6 +25,11 @@ public struct Manifest: RecordValue, Hashable {
     public var count: Int?
     /// The step that the attempt restored, said by rank 0: the commit's parent, whichever daemon commits.
     public var parent: CommitSequence?
+    /// The save that this rank made before this one in its attempt, if that is known: earlier saves that lie between will never
+    /// have a part of it.
+    public var previous: SaveID?
+    /// The ranks that take part, ascending, rank 0 among them; nil: all. Equal in all manifests of a save.
+    public var participants: [Int]?
     /// How far the save was to go: what a start finishes of it.
     public var upto: Level
     /// CRC32C of shared objects' bytes where known, so that a commit compares them without reading.
@@ -36,7 +41,7 @@ public struct Manifest: RecordValue, Hashable {
     public var node: String
 
     public init(run: RunKey, save: SaveID, rank: Int, worldSize: Int, layoutDigest: String, fileBytes: Int, dataStart: Int,
-                crcs: [UInt32], count: Int?, parent: CommitSequence? = nil, upto: Level = .committed, objects: [String: UInt32]? = nil, metadata: [String: String]? = nil,
+                crcs: [UInt32], count: Int?, parent: CommitSequence? = nil, previous: SaveID? = nil, participants: [Int]? = nil, upto: Level = .committed, objects: [String: UInt32]? = nil, metadata: [String: String]? = nil,
                 savedAt: String, node: String) {
         format = FileHeader.format
         uid = run.uid
@@ -54,6 +59,8 @@ public struct Manifest: RecordValue, Hashable {
         contentDigest = Self.contentDigest(layoutDigest: layoutDigest, crcs: crcs)
         self.count = count
         self.parent = parent
+        self.previous = previous
+        self.participants = participants
         self.upto = upto
         self.objects = objects
         self.metadata = metadata
@@ -74,9 +81,16 @@ public struct Manifest: RecordValue, Hashable {
         if !RunKey.isValidName(run) { return "the run's name '\(run)' is not valid" }
         if save.attempt != attempt || save.step != step { return "save \(save) is not of attempt \(attempt) and step \(step)" }
         if attempt < 1 || step < 0 || save.attemptTry < 1 { return "save \(save) has an attempt or try below 1" }
-        if !(1...StoreLimits.worldSize).contains(worldSize) || !(0..<worldSize).contains(rank) { return "rank \(rank) of \(worldSize)" }
+        if !(1...StoreLimits.worldSize).contains(worldSize) || !(0..<worldSize).contains(Copies.rank(rank)) { return "rank \(rank) of \(worldSize)" }
         if (count != nil) != (rank == 0) { return "rank 0, and no other, says its count of saves" }
         if parent != nil && rank != 0 { return "rank 0, and no other, says the parent" }
+        if let previous, previous.attempt != attempt || previous >= save { return "save \(previous) is not before \(save) in its attempt" }
+        if let participants {
+            if participants.first != 0 || !participants.contains(Copies.rank(rank)) { return "rank 0 and rank \(rank) are not among the participants" }
+            if zip(participants, participants.dropFirst()).contains(where: { $0 >= $1 }) || (participants.last ?? 0) >= worldSize {
+                return "the participants are not ascending ranks of a world of \(worldSize)"
+            }
+        }
         if upto == .failed || upto == .accepted { return "a save up to '\(upto)'" }
         if let count, count < 1 || count > Int(UInt32.max) { return "a count of \(count) saves" }
         if dataStart < Sizes.alignment || !dataStart.isMultiple(of: Sizes.alignment) || dataStart > fileBytes || fileBytes > StoreLimits.fileBytes {

@@ -16,7 +16,8 @@ extension Names {
         guard name.hasPrefix("rank-") else { return nil }
         let rest = name.utf8.dropFirst(5)
         let digits = rest.prefix { (0x30...0x39).contains($0) }
-        guard let rank = number(String(digits) ?? "", padding: StoreLimits.rankDigits) else { return nil }
+        guard let own = number(String(digits) ?? "", padding: StoreLimits.rankDigits), !Copies.isCopies(own) else { return nil }
+        let rank = rest.dropFirst(digits.count).starts(with: replicas.utf8) ? Copies.number(of: own) : own
         if name == data(rank: rank) { return .data(rank: rank) }
         if name == checksums(rank: rank) { return .checksums(rank: rank) }
         guard let digest = between(name, "\(rankName(rank))-", ".json"), isNameDigest(digest) else { return nil }
@@ -50,6 +51,8 @@ extension Names {
               let restore = number(String(middle[..<dash]), padding: 1) else { return nil }
         return (restore, String(middle[middle.index(after: dash)...]))
     }
+
+    public static func haveNode(_ name: String) -> String? { between(name, "have-", ".json") }
 
     public static func saving(_ name: String) -> SaveID? { between(name, ".saving-", "").flatMap { SaveID($0) } }
     public static func step(_ name: String) -> (step: Int, sequence: CommitSequence)? {

@@ -2,6 +2,8 @@
 //
 //   attempts/000017.json                      one launch of the job
 //   attempts/000017/17-1200-1.json            the decision of a save: commit or void
+//   attempts/000000/branch.json               the one of a branch's first step: it has one, whichever step that is
+//   attempts/000018/have-NODE.json            what a node still holds of older attempts' saves
 //   attempts/000017/restore-3.json            the third choice of this attempt;  settled-3-NODE.json, settle-3.json: its outcome
 //   .saving-17-1200-1/                        a save in progress; renamed after its commit to
 //   step-1200.17-41/                          a committed step, sequence 17-41
@@ -11,6 +13,7 @@
 //
 // A local tier beside a global one holds the same files of its own ranks without folders per save:
 //   17-1200-1.rank-00003.safetensors, .crc, 17-1200-1.rank-00003-DIGEST.json, 17-1200-1.pin
+//   17-1200-1.rank-00003.replicas.safetensors and so on: copies of replicas that other nodes' ranks own
 //   decisions/17-1200-1.json                  a copy of the decision
 //
 // Ranks have at least 5 digits, attempts at least 6; other numbers have no leading zeros. A name is accepted only if making it
@@ -29,7 +32,11 @@ public enum Names {
 
     public static func attempt(_ number: Int) -> String { "\(attemptFolder(number)).json" }
     public static func attemptFolder(_ number: Int) -> String { "\(attempts)/\(padded(number, StoreLimits.attemptDigits))" }
-    public static func decision(_ save: SaveID) -> String { "\(attemptFolder(save.attempt))/\(save).json" }
+    public static func decision(_ save: SaveID) -> String { "\(attemptFolder(save.attempt))/\(decisionName(save))" }
+    /// In its attempt's folder. Attempt 0 is a branch's first step: one name, so that two branchings at once give one.
+    public static func decisionName(_ save: SaveID) -> String { save.attempt == 0 ? "branch.json" : "\(save).json" }
+    /// In its attempt's folder.
+    public static func have(node: String) -> String { "have-\(node).json" }
     public static func restoreChoice(attempt: Int, restore: Int) -> String { "\(attemptFolder(attempt))/restore-\(restore).json" }
     public static func settled(attempt: Int, restore: Int, node: String) -> String {
         "\(attemptFolder(attempt))/settled-\(restore)-\(node).json"
@@ -86,7 +93,11 @@ public enum Names {
         return !digits.isEmpty && digits.allSatisfy { (0x30...0x39).contains($0) }
     }
 
-    static func rankName(_ rank: Int) -> String { "rank-\(padded(rank, StoreLimits.rankDigits))" }
+    /// `rank-00003`, and `rank-00003.replicas` for that rank's copies.
+    static func rankName(_ number: Int) -> String {
+        "rank-\(padded(Copies.rank(number), StoreLimits.rankDigits))\(Copies.isCopies(number) ? replicas : "")"
+    }
+    static let replicas = ".replicas"
 
     static func padded(_ number: Int, _ digits: Int) -> String {
         let text = String(number)

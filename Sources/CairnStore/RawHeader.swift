@@ -38,14 +38,23 @@ struct RawHeader {
 
     private static func tensor(_ key: String, _ reader: inout JSONReader, _ problem: inout FileHeaderError?) throws(JSONFault) -> RawTensor {
         var tensor = RawTensor(key: key)
-        var seen: Set<String> = []
+        // Of these three fields: a set of strings for each tensor would be most of the work.
+        var hasType = false, hasShape = false, hasOffsets = false
         var found: FileHeaderError?
         try reader.object { (reader, field) throws(JSONFault) in
-            guard seen.insert(field).inserted else { found = .duplicateKey("\(key).\(field)"); throw reader.fault("") }
+            func first(_ seen: inout Bool) throws(JSONFault) {
+                guard !seen else { found = .duplicateKey("\(key).\(field)"); throw reader.fault("") }
+                seen = true
+            }
             switch field {
-            case "dtype": tensor.dtype = try reader.string()
-            case "shape": tensor.shape = try reader.integers(limit: StoreLimits.dimensions + 1)
+            case "dtype":
+                try first(&hasType)
+                tensor.dtype = try reader.string()
+            case "shape":
+                try first(&hasShape)
+                tensor.shape = try reader.integers(limit: StoreLimits.dimensions + 1)
             case "data_offsets":
+                try first(&hasOffsets)
                 let offsets = try reader.integers(limit: 2)
                 guard offsets.count == 2 else { throw reader.fault("data_offsets of '\(key)' are not two numbers") }
                 (tensor.begin, tensor.end) = (offsets[0], offsets[1])
@@ -54,7 +63,7 @@ struct RawHeader {
                 throw reader.fault("")
             }
         } onFault: { problem = problem ?? found }
-        guard seen.count == 3 else { throw reader.fault("'\(key)' lacks dtype, shape or data_offsets") }
+        guard hasType, hasShape, hasOffsets else { throw reader.fault("'\(key)' lacks dtype, shape or data_offsets") }
         return tensor
     }
 }
@@ -111,6 +120,8 @@ struct HeaderMetadata {
     private mutating func readSharding(_ text: String) throws(FileHeaderError) {
         var reader = JSONReader(Array(text.utf8))
         var sharding: [String: [Int]] = [:]
+        // About as many as there are names of this length: growing a table copies it.
+        sharding.reserveCapacity(min(text.utf8.count / 64, StoreLimits.shards))
         do {
             try reader.object { (reader, name) throws(JSONFault) in
                 var offsets: [Int]?
@@ -132,9 +143,11 @@ struct HeaderMetadata {
         do {
             try reader.object { (reader, name) throws(JSONFault) in
                 var entry = TableEntry()
-                var seen: Set<String> = []
+                // A handful of fields: looking through them is quicker than a set of each entry's.
+                var seen: [String] = []
                 try reader.object { (reader, field) throws(JSONFault) in
-                    guard seen.insert(field).inserted else { throw reader.fault("'\(name)' has '\(field)' twice") }
+                    guard !seen.contains(field) else { throw reader.fault("'\(name)' has '\(field)' twice") }
+                    seen.append(field)
                     switch field {
                     case "dtype": entry.dtype = try reader.string()
                     case "globalShape": entry.globalShape = try reader.integers(limit: StoreLimits.dimensions)

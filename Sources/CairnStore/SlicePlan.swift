@@ -50,7 +50,7 @@ public enum SlicePlan {
         var runs: [SliceRun] = []
         var covered = 0
         if elements > 0 {
-            for piece in distinct(source.pieces, near) {
+            for piece in distinct(catalog.pieces(of: source, offsets: offsets, shape: shape), near) {
                 covered += try cut(piece, offsets, shape, elementBytes, into: &runs, box.name, limit)
             }
             guard covered == elements else { throw .notCovered(name: box.name) }

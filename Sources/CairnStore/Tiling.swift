@@ -2,15 +2,16 @@
 // Inside the tensor (a layout's rule), no two overlap, and their volumes add up to the whole: then there is no gap either.
 // Overlaps are found by a sweep along the dimension with the most distinct offsets, so that any one-dimensional sharding
 // costs n log n, and a grid of them n times its other side.
+// In a large world most boxes are of runs of ranks whose boxes abut: such a run is one box, and only what does not tile so, or holds
+// replicas, is looked at rank by rank, which also names the ranks that are wrong.
 import CairnModel
 
 public enum Tiling {
     private struct Part {
         let rank: Int
         let shard: Shard
-        var offsets: [Int]
-        var shape: [Int] { shard.shape }
-        var isEmpty: Bool { shard.shape.contains(0) }
+        var offsets: [Int], shape: [Int]
+        var isEmpty: Bool { shape.contains(0) }
     }
 
     public static func check(tables: [RankTable]) throws(TilingError) {
@@ -18,23 +19,53 @@ public enum Tiling {
         for table in tables {
             guard ranks.insert(table.rank).inserted else { throw .rankTwice(table.rank) }
         }
-        var slots: [String: Int] = [:]
-        var names: [String] = []
-        var parts: [[Part]] = []
-        for table in tables {
-            for stored in table.shards where !stored.shard.isPrivate {
-                let part = Part(rank: table.rank, shard: stored.shard,
-                                offsets: stored.shard.offsets ?? Array(repeating: 0, count: stored.shard.shape.count))
-                if let slot = slots[stored.shard.name] {
-                    parts[slot].append(part)
-                } else {
-                    slots[stored.shard.name] = parts.count
+        // A world of any size is right here: only boxes are looked at.
+        try check(StoredLayout(worldSize: StoreLimits.worldSize, tables: tables))
+    }
+
+    public static func check(_ layout: StoredLayout) throws(TilingError) {
+        var slots: [String: Int] = [:], names: [String] = [], places: [[(run: RankRun, index: Int)]] = []
+        for run in layout.runs {
+            for (index, stored) in run.shards.enumerated() where !stored.shard.isPrivate {
+                if let slot = slots[stored.shard.name] { places[slot].append((run, index)) } else {
+                    slots[stored.shard.name] = places.count
                     names.append(stored.shard.name)
-                    parts.append([part])
+                    places.append([(run, index)])
                 }
             }
         }
-        for slot in parts.indices { try check(names[slot], parts[slot]) }
+        for (slot, places) in places.enumerated() where !tiles(places) {
+            var parts: [Part] = []
+            for (run, index) in places {
+                let shard = run.shards[index].shard
+                for member in 0..<run.count {
+                    let offsets = run.offsets(ofShard: index, member) ?? Array(repeating: 0, count: shard.shape.count)
+                    parts.append(Part(rank: run.rank(member), shard: shard, offsets: offsets, shape: shard.shape))
+                }
+            }
+            try check(names[slot], parts.sorted { $0.rank < $1.rank })
+        }
+    }
+
+    /// Whether the runs of one tensor, each as one box, tile it. False says only that nobody knows yet.
+    private static func tiles(_ places: [(run: RankRun, index: Int)]) -> Bool {
+        let first = places[0].run.shards[places[0].index].shard, whole = first.globalShape ?? first.shape
+        var boxes: [Part] = []
+        for (run, index) in places {
+            let shard = run.shards[index].shard
+            guard shard.dtype == first.dtype, (shard.globalShape ?? shard.shape) == whole, shard.replicas == nil else { return false }
+            var box = Part(rank: run.first, shard: shard, offsets: shard.offsets ?? Array(repeating: 0, count: whole.count), shape: shard.shape)
+            guard !box.isEmpty else { continue }
+            if run.count > 1 {
+                let move = run.moves[index], moving = move.indices.filter { move[$0] != 0 }
+                guard moving.count == 1, let axis = moving.first, abs(move[axis]) == box.shape[axis] else { return false }
+                if move[axis] < 0 { box.offsets[axis] += move[axis] * (run.count - 1) }
+                box.shape[axis] *= run.count
+            }
+            boxes.append(box)
+        }
+        guard boxes.reduce(0, { $0 + volume($1.shape) }) == volume(whole) else { return false }
+        return boxes.count < 2 || (try? checkOverlap(first.name, boxes, dimensions: whole.count)) != nil
     }
 
     private static func check(_ name: String, _ parts: [Part]) throws(TilingError) {

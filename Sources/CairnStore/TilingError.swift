@@ -11,13 +11,16 @@ public enum TilingError: Error, Sendable, Equatable, CustomStringConvertible {
 
     public var description: String {
         switch self {
-        case .shapesDiffer(let name, let ranks, let reason): "tensor '\(name)': ranks \(ranks) disagree: \(reason)"
+        case .shapesDiffer(let name, let ranks, let reason): "tensor '\(name)': ranks \(Self.listed(ranks)) disagree: \(reason)"
         case .undeclaredReplicas(let name, let ranks):
-            "tensor '\(name)': ranks \(ranks) hold the same box and do not declare it replicas; declare them, or make it private to each rank"
-        case .replicasIncomplete(let name, let ranks, let replicas): "tensor '\(name)': ranks \(ranks) hold a box that has \(replicas) replicas"
-        case .overlap(let name, let ranks): "tensor '\(name)': the boxes of ranks \(ranks) overlap"
-        case .incomplete(let name, let ranks, let missing): "tensor '\(name)': ranks \(ranks) leave \(missing) of its elements out"
+            "tensor '\(name)': ranks \(Self.listed(ranks)) hold the same box and do not declare it replicas; declare them, or make it private to each rank"
+        case .replicasIncomplete(let name, let ranks, let replicas): "tensor '\(name)': ranks \(Self.listed(ranks)) hold a box that has \(replicas) replicas"
+        case .overlap(let name, let ranks): "tensor '\(name)': the boxes of ranks \(Self.listed(ranks)) overlap"
+        case .incomplete(let name, let ranks, let missing): "tensor '\(name)': ranks \(Self.listed(ranks)) leave \(missing) of its elements out"
         case .rankTwice(let rank): "rank \(rank) is there twice"
         }
     }
+
+    /// A tensor may be on thousands of ranks, and this becomes a save's reason that all of them are told.
+    private static func listed(_ ranks: [Int]) -> String { ranks.count > 16 ? "\(ranks.prefix(16)) and \(ranks.count - 16) more" : "\(ranks)" }
 }

@@ -35,7 +35,8 @@ final class BesideFiles: Sendable {
     func place(_ run: RunKey, _ save: SaveID, _ part: Part, digest: String?) -> RankFile.Place {
         let folder = Names.runFolder(run)
         return RankFile.Place(root: part.root, data: "\(folder)/\(Names.besideData(save, rank: part.rank))",
-                              checksums: "\(folder)/\(Names.besideChecksums(save, rank: part.rank))", manifest: "\(folder)/\(part.manifest)", digest: digest)
+                              checksums: "\(folder)/\(Names.besideChecksums(save, rank: part.rank))", manifest: "\(folder)/\(part.manifest)", digest: digest,
+                              run: run, save: save)
     }
 
     /// All decisions of a run that were copied here.
@@ -63,10 +64,29 @@ final class BesideFiles: Sendable {
         return commit
     }
 
-    func record(_ run: RunKey, _ save: SaveID, _ bytes: [UInt8]) throws {
+    /// The highest attempt that a file or a decision's copy is of; 0: none.
+    func highestAttempt(_ run: RunKey) throws -> Int {
+        var highest = 0
+        for root in folders.roots {
+            for entry in try folders.names(root, Names.runFolder(run)) { highest = max(highest, Names.besideFile(entry.name)?.save.attempt ?? 0) }
+            for entry in try folders.names(root, "\(Names.runFolder(run))/\(Names.decisions)") { highest = max(highest, Names.decidedSave(entry.name)?.attempt ?? 0) }
+        }
+        return highest
+    }
+
+    /// Keeps the copy of a decision; whether it is void. A void save's files go, and its copy stays: what is still being written of it
+    /// comes too late then.
+    func record(_ run: RunKey, _ save: SaveID, _ bytes: [UInt8]) throws -> Bool {
         let record: DecisionRecord
         do { record = try Record.decode(DecisionRecord.self, from: bytes) } catch { throw TierFailure(kind: .invalid, text: "the decision of save \(save): \(error)") }
         guard record.runKey == run, record.save == save else { throw TierFailure(kind: .invalid, text: "the decision of save \(save) is one of save \(record.save)") }
+        try keep(run, save, bytes)
+        guard case .void = record.decision else { return false }
+        try removeFiles(run, save)
+        return true
+    }
+
+    private func keep(_ run: RunKey, _ save: SaveID, _ bytes: [UInt8]) throws {
         let folder = "\(Names.runFolder(run))/\(Names.decisions)"
         var failure: (any Error)?
         for root in folders.roots {
@@ -78,11 +98,12 @@ final class BesideFiles: Sendable {
         if let failure { throw failure }
     }
 
-    /// Committed saves of which something is here.
-    func summaries(_ run: RunKey) throws -> [StepSummary] {
+    /// Committed saves of which something is here, or the whole.
+    func summaries(_ run: RunKey, wholeOnly: Bool = false) throws -> [StepSummary] {
         let parts = try parts(run), pins = try pinned(run)
         let held = try decisions(run).compactMap { save, record -> StepSummary? in
-            guard case .commit(let commit) = record.decision, parts[save] != nil else { return nil }
+            guard case .commit(let commit) = record.decision, let here = parts[save] else { return nil }
+            guard !wholeOnly || Set(commit.participants).isSubset(of: here.map(\.rank)) else { return nil }
             return commit.summary(pinned: pins.contains(save))
         }
         return Lineage.markSuperseded(held.sorted { $0.sequence < $1.sequence })
@@ -118,8 +139,19 @@ final class BesideFiles: Sendable {
         throw TierFailure(kind: .notHere, text: "no commit of step \(ref.step), sequence \(ref.sequence), is recorded here")
     }
 
-    /// Manifests first: what has none is nothing; the decision's copy last.
+    /// The files, then the decision's copy.
     func remove(_ run: RunKey, _ save: SaveID) throws {
+        try removeFiles(run, save)
+        try removeCopy(run, save)
+    }
+
+    func removeCopy(_ run: RunKey, _ save: SaveID) throws {
+        for root in folders.roots { try folders.unlinkIfPresent(root, "\(Names.runFolder(run))/\(Names.besideDecision(save))") }
+        commits.withLock { $0[run]?[save] = nil }
+    }
+
+    /// Manifests first: what has none is nothing.
+    func removeFiles(_ run: RunKey, _ save: SaveID) throws {
         let folder = Names.runFolder(run)
         for root in folders.roots {
             let names = try folders.names(root, folder).map(\.name).filter { Names.besideFile($0)?.save == save || Names.isBesidePin($0) == save }
@@ -127,8 +159,6 @@ final class BesideFiles: Sendable {
             for name in names.sorted(by: { $0.hasSuffix(".json") && !$1.hasSuffix(".json") }) { try folders.unlinkIfPresent(root, "\(folder)/\(name)") }
             try Files.syncFolder(root.folder, folder)
         }
-        for root in folders.roots { try? folders.unlinkIfPresent(root, "\(folder)/\(Names.besideDecision(save))") }
-        commits.withLock { $0[run]?[save] = nil }
     }
 
     /// One rank's published part.

@@ -1,6 +1,7 @@
-// Whether all ranks' parts of a save make a checkpoint: what a commit vouches for.
-// Each manifest whole and of this save, its file there in its size, its `.crc` the one it names, the header true, the boxes
-// tiling each tensor, shared objects equal. What is unsound is never committed; what cannot be read now is asked for again.
+// Whether all participants' parts of a save make a checkpoint: what a commit vouches for.
+// Each manifest whole and of this save, naming the same participants as all others, its file there in its size, its `.crc` the one it
+// names, the header true, the boxes tiling each tensor, shared objects equal. What is unsound is never committed; what cannot be read
+// now is asked for again.
 import CairnIO
 import CairnMessages
 import CairnModel
@@ -9,48 +10,85 @@ import CairnStore
 /// A save that must not be committed: what is wrong with it.
 struct Unsound: Error { let reason: String }
 
-struct CommitCheck {
+struct CommitCheck: Sendable {
     enum Outcome {
         case missing([Int])
-        case sound(manifests: [ManifestRef], tables: [RankTable], first: Manifest)
+        case sound(manifests: [ManifestRef], tables: [RankTable], layout: StoredLayout, ranks: [Manifest])
     }
 
     let folders: TierFolders
     let run: RunKey, save: SaveID, worldSize: Int
+    /// Nil: all ranks.
+    let participants: [Int]?
     /// `.saving-SAVEID`, below the root.
     let folder: String
 
-    /// Ranks without a manifest; all of them if the folder is not there.
+    private var expected: [Int] { participants ?? Array(0..<worldSize) }
+
+    /// Participants without a manifest; all of them if the folder is not there.
     func manifestNames() throws -> (names: [Int: String], missing: [Int]) {
+        let names = try Self.manifestNames(folders, folder)
+        return (names, expected.filter { names[$0] == nil })
+    }
+
+    /// Names of manifests by rank: one listing.
+    static func manifestNames(_ folders: TierFolders, _ folder: String) throws -> [Int: String] {
         var names: [Int: String] = [:]
         for entry in try folders.names(folders.first, folder) {
             guard case .manifest(let rank, _)? = Names.rankFile(entry.name), names[rank] == nil else { continue }
             names[rank] = entry.name
         }
-        return (names, (0..<worldSize).filter { names[$0] == nil })
+        return names
     }
+
+    /// One rank's part, read and found sound by itself.
+    private struct Part: Sendable {
+        let ref: ManifestRef, manifest: Manifest, table: RankTable
+        let shared: [SharedObject]
+    }
+    private struct SharedObject: Sendable { let name: String, bytes: Int, crc: UInt32 }
 
     func check() throws -> Outcome {
         let (names, missing) = try manifestNames()
         guard missing.isEmpty else { return .missing(missing) }
-        guard names.count == worldSize else { throw Unsound(reason: "manifests of ranks outside the world of \(worldSize)") }
-        var refs: [ManifestRef] = [], tables: [RankTable] = [], manifests: [Manifest] = []
-        for rank in 0..<worldSize {
-            guard let name = names[rank] else { return .missing([rank]) }
-            let (manifest, bytes) = try manifest(rank, name)
-            tables.append(try table(manifest))
-            refs.append(ManifestRef(rank: rank, name: name, digest: Record.digest(bytes) ?? "", fileBytes: manifest.fileBytes, contentDigest: manifest.contentDigest))
-            manifests.append(manifest)
+        let ranks = expected
+        if names.count != ranks.count {
+            let others = Set(names.keys).subtracting(ranks).sorted()
+            throw Unsound(reason: "ranks \(Self.listed(others)) saved too and do not take part: participants are \(Self.listed(ranks))")
         }
-        do { try Tiling.check(tables: tables) } catch { throw Unsound(reason: error.description) }
-        try checkSharedObjects(tables)
-        return .sound(manifests: refs, tables: tables, first: manifests[0])
+        // Opened once: the ranks' files are then one name away, also when another daemon renames the folder meanwhile.
+        let root: TierRoot
+        do { root = TierRoot(path: folders.first.absolute(folder), folder: try Files.openFolder(folders.first.folder, folder), direct: false) } catch {
+            guard error.isMissing else { throw error }
+            return .missing(ranks)
+        }
+        let parts = try concurrently(ranks.count, threads: TierLimits.commitThreads) { index in
+            try part(ranks[index], names[ranks[index]] ?? "", root)
+        }
+        try checkParticipants(parts.map(\.manifest))
+        let tables = parts.map(\.table), layout = StoredLayout(worldSize: worldSize, tables: tables)
+        do { try Tiling.check(layout) } catch { throw Unsound(reason: error.description) }
+        try checkSharedObjects(parts)
+        return .sound(manifests: parts.map(\.ref), tables: tables, layout: layout, ranks: parts.map(\.manifest))
     }
 
-    private func manifest(_ rank: Int, _ name: String) throws -> (Manifest, [UInt8]) {
+    private func checkParticipants(_ manifests: [Manifest]) throws {
+        let ranks = expected
+        for manifest in manifests {
+            let said = manifest.participants ?? Array(0..<worldSize)
+            guard said == ranks else {
+                throw Unsound(reason: "the ranks disagree on who takes part: rank \(manifest.rank) says \(Self.listed(said)), others say \(Self.listed(ranks)); pass equal participants on all of them")
+            }
+        }
+    }
+
+    private static func listed(_ ranks: [Int]) -> String { ranks.count > 20 ? "\(ranks.prefix(20)) and \(ranks.count - 20) more" : "\(ranks)" }
+
+    private func part(_ rank: Int, _ name: String, _ root: TierRoot) throws -> Part {
         let manifest: Manifest, bytes: [UInt8]
-        do { (manifest, bytes) = try folders.read(Manifest.self, folders.first, "\(folder)/\(name)") } catch let failure as TierFailure {
-            throw failure.kind == .corrupt ? Unsound(reason: "rank \(rank): \(failure.text)") : failure
+        do { (manifest, bytes) = try folders.read(Manifest.self, root, name) } catch {
+            if let failure = error as? TierFailure, failure.kind == .corrupt { throw Unsound(reason: "rank \(rank): \(failure.text)") }
+            throw error
         }
         guard manifest.runKey == run, manifest.save == save, manifest.rank == rank, manifest.worldSize == worldSize else {
             throw Unsound(reason: "rank \(rank): its manifest is of run \(manifest.runKey), save \(manifest.save), rank \(manifest.rank) of \(manifest.worldSize)")
@@ -59,67 +97,81 @@ struct CommitCheck {
             throw Unsound(reason: "rank \(rank): the manifest '\(name)' is not what its name says")
         }
         let crc: [UInt8]
-        do { crc = try Files.readAll(folders.first.folder, "\(folder)/\(Names.checksums(rank: rank))", limit: BlockChecksums.fileBytes(blocks: manifest.blockCount)) } catch {
+        do { crc = try Files.readAll(root.folder, Names.checksums(rank: rank), limit: BlockChecksums.fileBytes(blocks: manifest.blockCount)) } catch {
             guard error.isMissing || error.isTooLarge else { throw error }
             throw Unsound(reason: "rank \(rank): its checksum file is missing or too large")
         }
         guard manifest.matches(checksumFile: crc) else { throw Unsound(reason: "rank \(rank): its checksum file is not the one its manifest names") }
-        return (manifest, bytes)
+        let (table, shared) = try header(manifest, root)
+        let ref = ManifestRef(rank: rank, name: name, digest: Record.digest(bytes) ?? "", fileBytes: manifest.fileBytes, contentDigest: manifest.contentDigest)
+        return Part(ref: ref, manifest: manifest, table: table, shared: shared)
     }
 
-    private func table(_ manifest: Manifest) throws -> RankTable {
-        let rank = manifest.rank, path = "\(folder)/\(Names.data(rank: rank))"
-        let parsed: ParsedHeader
-        do { parsed = try Self.header(folders.first, path, fileBytes: manifest.fileBytes) } catch let failure as TierFailure {
-            throw failure.kind == .corrupt || failure.kind == .missing ? Unsound(reason: "rank \(rank): \(failure.text)") : failure
+    private func header(_ manifest: Manifest, _ root: TierRoot) throws -> (RankTable, [SharedObject]) {
+        let rank = manifest.rank, name = Names.data(rank: rank)
+        let parsed: ParsedHeader, file: Descriptor
+        do { (parsed, file) = try Self.open(root, name, fileBytes: manifest.fileBytes) } catch {
+            if let failure = error as? TierFailure, failure.kind == .corrupt || failure.kind == .missing { throw Unsound(reason: "rank \(rank): \(failure.text)") }
+            throw error
         }
         guard parsed.runName == run.name, parsed.save == save, parsed.rank == rank, parsed.worldSize == worldSize,
               parsed.layoutDigest == manifest.layoutDigest, parsed.dataStart == manifest.dataStart else {
             throw Unsound(reason: "rank \(rank): the file's header and its manifest contradict each other")
         }
-        return parsed.table
+        var shared: [SharedObject] = []
+        for stored in parsed.table.objects where stored.object.scope == .shared {
+            let known = manifest.objects?[stored.object.name]
+            shared.append(SharedObject(name: stored.object.name, bytes: stored.object.bytes, crc: try known ?? crc(of: stored, file, rank)))
+        }
+        return (parsed.table, shared)
+    }
+
+    private func crc(of stored: StoredObject, _ file: Descriptor, _ rank: Int) throws -> UInt32 {
+        var crc: UInt32 = 0, at = 0
+        while at < stored.object.bytes {
+            let piece = try PositionedIO.read(file, bytes: min(TierLimits.pieceBytes, stored.object.bytes - at), fileOffset: stored.fileOffset + at)
+            guard !piece.isEmpty else { throw Unsound(reason: "rank \(rank): its file ends within object '\(stored.object.name)'") }
+            crc = Checksum.crc32c(seed: crc, piece)
+            at += piece.count
+        }
+        return crc
+    }
+
+    /// An object that all ranks share must be equal on all of them.
+    private func checkSharedObjects(_ parts: [Part]) throws {
+        var seen: [String: (rank: Int, object: SharedObject)] = [:]
+        for part in parts {
+            for object in part.shared {
+                guard let other = seen[object.name] else {
+                    seen[object.name] = (part.manifest.rank, object)
+                    continue
+                }
+                guard other.object.bytes == object.bytes, other.object.crc == object.crc else {
+                    throw Unsound(reason: "object '\(object.name)' is shared, but ranks \(other.rank) and \(part.manifest.rank) gave different bytes; make its scope rank, or give equal ones")
+                }
+            }
+        }
     }
 
     /// A rank's file by its header, whose size must be what the manifest says.
-    static func header(_ root: TierRoot, _ path: String, fileBytes: Int) throws -> ParsedHeader {
+    static func header(_ root: TierRoot, _ path: String, fileBytes: Int) throws -> ParsedHeader { try open(root, path, fileBytes: fileBytes).header }
+
+    private static func open(_ root: TierRoot, _ path: String, fileBytes: Int) throws -> (header: ParsedHeader, file: Descriptor) {
         let file: Descriptor
         do { file = try Files.open(root.folder, path, flags: .read) } catch { throw TierFailure(error) }
         let size = try Files.stat(file).bytes
         guard size == fileBytes else {
             throw TierFailure(kind: .corrupt, text: "'\(root.absolute(path))' has \(size) bytes, not \(fileBytes)", path: root.absolute(path))
         }
-        let first8 = try PositionedIO.read(file, bytes: 8, fileOffset: 0, path: path)
+        // Most headers are that small: one read then is enough.
+        var prefix = try PositionedIO.read(file, bytes: min(size, TierLimits.headerGuessBytes), fileOffset: 0, path: path)
         do {
-            let bytes = try FileHeader.headBytes(first8: first8, fileBytes: size)
-            let prefix = try PositionedIO.read(file, bytes: bytes, fileOffset: 0, path: path)
-            return try FileHeader.parse(prefix: prefix, fileBytes: size)
-        } catch let error as FileHeaderError { throw TierFailure.corrupt(root.absolute(path), error) }
-    }
-
-    private func checkSharedObjects(_ tables: [RankTable]) throws {
-        struct Seen { let rank: Int, bytes: Int, crc: UInt32 }
-        var seen: [String: Seen] = [:]
-        for table in tables {
-            let shared = table.objects.filter { $0.object.scope == .shared }
-            guard !shared.isEmpty else { continue }
-            let file = try Files.open(folders.first.folder, "\(folder)/\(Names.data(rank: table.rank))", flags: .read)
-            for stored in shared {
-                var crc: UInt32 = 0, at = 0
-                while at < stored.object.bytes {
-                    let piece = try PositionedIO.read(file, bytes: min(TierLimits.pieceBytes, stored.object.bytes - at), fileOffset: stored.fileOffset + at)
-                    guard !piece.isEmpty else { throw Unsound(reason: "rank \(table.rank): its file ends within object '\(stored.object.name)'") }
-                    crc = Checksum.crc32c(seed: crc, piece)
-                    at += piece.count
-                }
-                let name = stored.object.name
-                if let other = seen[name] {
-                    guard other.bytes == stored.object.bytes, other.crc == crc else {
-                        throw Unsound(reason: "object '\(name)' is shared, but ranks \(other.rank) and \(table.rank) gave different bytes; make its scope rank, or give equal ones")
-                    }
-                } else {
-                    seen[name] = Seen(rank: table.rank, bytes: stored.object.bytes, crc: crc)
-                }
-            }
+            let bytes = try FileHeader.headBytes(first8: Array(prefix.prefix(8)), fileBytes: size)
+            if bytes > prefix.count { prefix = try PositionedIO.read(file, bytes: bytes, fileOffset: 0, path: path) } else { prefix.removeLast(prefix.count - bytes) }
+            return (try FileHeader.parse(prefix: prefix, fileBytes: size), file)
+        } catch {
+            if let header = error as? FileHeaderError { throw TierFailure.corrupt(root.absolute(path), header) }
+            throw error
         }
     }
 }

@@ -25,43 +25,55 @@ struct StandingDecision: Sendable {
 
 enum Looked: Sendable {
     case decided(StandingDecision)
-    /// Ranks without a manifest.
-    case undecided(missing: [Int])
+    /// Participants without a manifest; nil: not looked for.
+    case undecided(missing: [Int]?)
 }
 
 final class Decisions: Sendable {
-    private let folders: TierFolders
+    let folders: TierFolders
     private let completing = Mutex(())
+    /// Runs of which equal copies were looked for: once is enough.
+    private let examined = Mutex<Set<RunKey>>([])
 
     init(_ folders: TierFolders) { self.folders = folders }
 
-    private func savingFolder(_ run: RunKey, _ save: SaveID) -> String { "\(Names.runFolder(run))/\(Names.savingFolder(save))" }
+    func savingFolder(_ run: RunKey, _ save: SaveID) -> String { "\(Names.runFolder(run))/\(Names.savingFolder(save))" }
 
     func standing(_ run: RunKey, _ save: SaveID) throws -> StandingDecision? {
         guard let (record, bytes) = try folders.readIfPresent(DecisionRecord.self, folders.first, "\(Names.runFolder(run))/\(Names.decision(save))") else { return nil }
         return try checked(record, bytes, run, save)
     }
 
+    /// Nil also where what stands cannot be read any more: for lists of a whole run, which one damaged file must not end.
+    func readable(_ run: RunKey, _ save: SaveID) throws -> StandingDecision? {
+        do { return try standing(run, save) } catch {
+            if let failure = error as? TierFailure, failure.kind == .corrupt { return nil }
+            throw error
+        }
+    }
+
     private func checked(_ record: DecisionRecord, _ bytes: [UInt8], _ run: RunKey, _ save: SaveID) throws -> StandingDecision {
-        guard record.runKey == run, record.save == save else {
+        // A branch has one decision, whichever step was asked for.
+        guard record.runKey == run, record.save == save || (save.attempt == 0 && record.save.attempt == 0) else {
             throw TierFailure(kind: .corrupt, text: "the decision of run \(run), save \(save) is one of run \(record.runKey), save \(record.save)")
         }
         return StandingDecision(record: record, bytes: bytes)
     }
 
     /// Links a decision; gives the one that stands, whoever's it is, after completing it.
-    private func decide(_ run: RunKey, _ save: SaveID, _ decision: Decision) throws -> StandingDecision {
+    func decide(_ run: RunKey, _ save: SaveID, _ decision: Decision) throws -> StandingDecision {
         let folder = "\(Names.runFolder(run))/\(Names.attemptFolder(save.attempt))"
         try folders.makeFolders(folders.first, folder)
         let own = Record.encode(DecisionRecord(run: run, save: save, decision))
         let bytes: [UInt8]
-        switch try folders.publish(folders.first, folder, "\(save).json", own) {
+        let name = Names.decisionName(save)
+        switch try folders.publish(folders.first, folder, name, own) {
         case .linked: bytes = own
         case .stood(let other): bytes = other
         }
         let record: DecisionRecord
         do { record = try Record.decode(DecisionRecord.self, from: bytes) } catch {
-            throw TierFailure.corrupt(folders.first.absolute("\(folder)/\(save).json"), error)
+            throw TierFailure.corrupt(folders.first.absolute("\(folder)/\(name)"), error)
         }
         let standing = try checked(record, bytes, run, save)
         try complete(run, standing)
@@ -73,19 +85,19 @@ final class Decisions: Sendable {
         guard case .commit(let commit) = standing.record.decision else { return }
         let root = folders.first, runFolder = Names.runFolder(run)
         let from = savingFolder(run, commit.save), to = "\(runFolder)/\(commit.folder)"
-        if try isUncompleted(run, commit) {
-            // Whoever linked the decision may have died before its sync: the step's last name must not outlive its decision.
-            try Files.syncFolder(root.folder, "\(runFolder)/\(Names.attemptFolder(commit.save.attempt))")
-            // One thread at a time: a second one's temporary would be renamed along and stay.
-            try completing.withLock { _ in
-                guard try isUncompleted(run, commit) else { return }
-                do {
-                    try folders.publishExactly(root, from, Names.checkpoint, standing.bytes)
-                    try Files.rename(root.folder, from: from, to: to)
-                } catch {
-                    // Another daemon renamed it meanwhile, or retention removed the step since: both are past this point.
-                    if try Files.statIfPresent(root.folder, to) == nil, try Files.statIfPresent(root.folder, from) != nil { throw error }
-                }
+        // Nothing is synced for a step that stands: its decision was synced before it got this name, and brings it back if a crash undoes the rename.
+        guard try isUncompleted(run, commit) else { return }
+        // Whoever linked the decision may have died before its sync: the step's last name must not outlive its decision.
+        try Files.syncFolder(root.folder, "\(runFolder)/\(Names.attemptFolder(commit.save.attempt))")
+        // One thread at a time: a second one's temporary would be renamed along and stay.
+        try completing.withLock { _ in
+            guard try isUncompleted(run, commit) else { return }
+            do {
+                try folders.publishExactly(root, from, Names.checkpoint, standing.bytes)
+                try Files.rename(root.folder, from: from, to: to)
+            } catch {
+                // Another daemon renamed it meanwhile, or retention removed the step since: both are past this point.
+                if try Files.statIfPresent(root.folder, to) == nil, try Files.statIfPresent(root.folder, from) != nil { throw error }
             }
         }
         try Files.syncFolder(root.folder, runFolder)
@@ -108,12 +120,14 @@ final class Decisions: Sendable {
         return try decide(run, save, .void(reason: reason))
     }
 
-    func look(_ run: RunKey, _ save: SaveID, worldSize: Int) throws -> Looked {
+    /// Without `lists`: one open of the decision's name, whatever the world's size.
+    func look(_ run: RunKey, _ save: SaveID, worldSize: Int, participants: [Int]?, lists: Bool) throws -> Looked {
         if let standing = try standing(run, save) {
             try complete(run, standing)
             return .decided(standing)
         }
-        let check = CommitCheck(folders: folders, run: run, save: save, worldSize: worldSize, folder: savingFolder(run, save))
+        guard lists else { return .undecided(missing: nil) }
+        let check = CommitCheck(folders: folders, run: run, save: save, worldSize: worldSize, participants: participants, folder: savingFolder(run, save))
         let missing = try check.manifestNames().missing
         // Decided and renamed between the two looks.
         if !missing.isEmpty, let standing = try standing(run, save) {
@@ -123,26 +137,32 @@ final class Decisions: Sendable {
         return .undecided(missing: missing)
     }
 
-    func decide(_ run: RunKey, _ save: SaveID, worldSize: Int, parent: CommitSequence?) throws -> Looked {
-        let looked = try look(run, save, worldSize: worldSize)
-        guard case .undecided(let missing) = looked, missing.isEmpty else { return looked }
+    func decide(_ run: RunKey, _ save: SaveID, worldSize: Int, participants: [Int]?, parent: CommitSequence?) throws -> Looked {
+        let looked = try look(run, save, worldSize: worldSize, participants: participants, lists: true)
+        guard case .undecided(let missing) = looked, missing?.isEmpty == true else { return looked }
         let folder = savingFolder(run, save)
-        let check = CommitCheck(folders: folders, run: run, save: save, worldSize: worldSize, folder: folder)
+        let check = CommitCheck(folders: folders, run: run, save: save, worldSize: worldSize, participants: participants, folder: folder)
         do {
             switch try check.check() {
             case .missing(let missing): return .undecided(missing: missing)
-            case .sound(let manifests, let tables, let first):
-                let layout = LayoutFile.encode(worldSize: worldSize, tables: tables)
+            case .sound(let manifests, let tables, let stored, let ranks):
+                let first = ranks[0]                           // rank 0 takes part in every save
+                let layout = LayoutFile.encode(stored)
                 let layoutName = Names.layout(digest: Record.nameDigest(layout))
                 try folders.publishExactly(folders.first, folder, layoutName, layout, limit: StoreLimits.layoutFileBytes)
                 let sequence = CommitSequence(attempt: save.attempt, count: first.count ?? 0)
                 let commit = Commit(sequence: sequence, parent: (first.parent ?? parent).flatMap { $0 < sequence ? $0 : nil }, step: save.step, save: save,
                                     worldSize: worldSize, manifests: manifests, layoutFile: layoutName, metadata: first.metadata ?? [:], savedAt: first.savedAt)
-                return .decided(try decide(run, save, .commit(commit)))
+                let standing = try decide(run, save, .commit(commit))
+                if case .commit(let commit) = standing.record.decision {
+                    // A save that this misses ends by its timeout, or with the attempt.
+                    try? voidSkipped(run, save, by: ranks)
+                    pointOutEqualCopies(run, commit, tables)
+                }
+                return .decided(standing)
             }
-        } catch let unsound as Unsound {
-            return .decided(try decide(run, save, .void(reason: unsound.reason)))
         } catch {
+            if let unsound = error as? Unsound { return .decided(try decide(run, save, .void(reason: unsound.reason))) }
             // The folder may have been renamed by another daemon's commit while it was read here.
             if let standing = try standing(run, save) {
                 try complete(run, standing)
@@ -152,10 +172,18 @@ final class Decisions: Sendable {
         }
     }
 
+    private func pointOutEqualCopies(_ run: RunKey, _ commit: Commit, _ tables: [RankTable]) {
+        guard examined.withLock({ $0.insert(run).inserted }) else { return }
+        // It may be gone by now, and it is only a hint.
+        if let note = try? EqualCopies(folders: folders, folder: "\(Names.runFolder(run))/\(commit.folder)").note(tables) {
+            StandardStreams.write(to: 2, "cairnd tier worker: run \(run): \(note)\n")
+        }
+    }
+
     /// Commits of a run whose folder still has its first name.
     func completeAll(_ run: RunKey) throws {
         for entry in try folders.names(folders.first, Names.runFolder(run)) where entry.isFolder {
-            guard let save = Names.saving(entry.name), let standing = try standing(run, save) else { continue }
+            guard let save = Names.saving(entry.name), let standing = try readable(run, save) else { continue }
             try complete(run, standing)
         }
     }

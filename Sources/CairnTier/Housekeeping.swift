@@ -12,15 +12,17 @@ final class Housekeeping: Sendable {
     private let steps: StepFolders
     private let decisions: Decisions
     private let beside: BesideFiles
+    private let attempts: Attempts
     private let reading: StepReading
     /// Undecided local saves are left alone until main has been told of them.
     private let hasScanned = Mutex(false)
 
-    init(_ folders: TierFolders, steps: StepFolders, decisions: Decisions, beside: BesideFiles, reading: StepReading) {
+    init(_ folders: TierFolders, steps: StepFolders, decisions: Decisions, beside: BesideFiles, attempts: Attempts, reading: StepReading) {
         self.folders = folders
         self.steps = steps
         self.decisions = decisions
         self.beside = beside
+        self.attempts = attempts
         self.reading = reading
     }
 
@@ -101,8 +103,9 @@ final class Housekeeping: Sendable {
         var found: [FoundRankSave] = []
         let folder = Names.runFolder(run)
         for entry in try folders.names(folders.first, folder) where entry.isFolder {
-            guard let save = Names.saving(entry.name) else { continue }
-            let decision = try decisions.standing(run, save)?.outcome
+            // Files of a branch's first step are another run's.
+            guard let save = Names.saving(entry.name), save.attempt >= 1 else { continue }
+            let decision = try decisions.readable(run, save)?.outcome
             for inner in try folders.names(folders.first, "\(folder)/\(entry.name)") {
                 guard case .manifest(let rank, _)? = Names.rankFile(inner.name),
                       let manifest = try? folders.read(Manifest.self, folders.first, "\(folder)/\(entry.name)/\(inner.name)").value,
@@ -113,29 +116,40 @@ final class Housekeeping: Sendable {
         return found
     }
 
-    private func scanBeside(_ run: RunKey) throws -> [FoundRankSave] {
+    private func scanBeside(_ run: RunKey, step: Int? = nil) throws -> [FoundRankSave] {
         let decided = try beside.decisions(run)
-        var found: [FoundRankSave] = []
-        for (save, parts) in try beside.parts(run).sorted(by: { $0.key < $1.key }) {
+        var found: [FoundRankSave] = [], tokens: [Int: String?] = [:]
+        for (save, parts) in try beside.parts(run).sorted(by: { $0.key < $1.key }) where step == nil || save.step == step {
             let decision: DecisionOutcome? = decided[save].map { record in
                 switch record.decision {
                 case .commit(let commit): .committed(sequence: commit.sequence)
                 case .void(let reason): .void(reason: reason)
                 }
             }
+            if tokens[save.attempt] == nil { tokens[save.attempt] = .some((try? attempts.record(run, save.attempt))?.tokenHash) }
             for part in parts {
                 let path = "\(Names.runFolder(run))/\(part.manifest)"
                 guard let manifest = try? folders.read(Manifest.self, part.root, path).value, manifest.save == save, manifest.rank == part.rank,
                       manifest.runKey == run else { continue }
-                found.append(Self.found(manifest, decision))
+                found.append(Self.found(manifest, decision, tokenHash: tokens[save.attempt] ?? nil))
             }
         }
         return found
     }
 
-    private static func found(_ manifest: Manifest, _ decision: DecisionOutcome?) -> FoundRankSave {
+    /// Parts here of a run's saves, but void ones: what may be restored or promoted.
+    func held(_ run: RunKey, step: Int?) throws -> [FoundRankSave] {
+        guard isBeside else { throw TierFailure(kind: .invalid, text: "the committing tier holds steps, not parts") }
+        return try scanBeside(run, step: step).filter { found in
+            // A rank's copies of others' replicas go nowhere, and are read from here as they lie.
+            if case .void? = found.decision { false } else { !Copies.isCopies(found.key.rank) }
+        }
+    }
+
+    private static func found(_ manifest: Manifest, _ decision: DecisionOutcome?, tokenHash: String? = nil) -> FoundRankSave {
         FoundRankSave(key: RankSaveKey(run: manifest.runKey, save: manifest.save, rank: manifest.rank), step: manifest.step, worldSize: manifest.worldSize,
-                      fileBytes: manifest.fileBytes, count: manifest.count, decision: decision, upto: manifest.upto)
+                      fileBytes: manifest.fileBytes, count: manifest.count, decision: decision, upto: manifest.upto, participants: manifest.participants,
+                      tokenHash: tokenHash)
     }
 
     // MARK: removal
@@ -155,29 +169,32 @@ final class Housekeeping: Sendable {
         let saves = Set(protectedSaves)
         var protected = Set(protectedSequences)
         for step in summaries where saves.contains(step.save) { protected.insert(step.sequence) }
-        if !isBeside { protected.formUnion(try namedByRestores(run)) }
+        let named = try namedByRestores(run)
+        protected.formUnion(named.compactMap(\.sequence))
+        if isBeside {
+            let removed = try BesideRetention(folders: folders, beside: beside, run: run)
+                .apply(keep: keep, keepPeriod: keepPeriod, protected: protected, saves: saves.union(named.compactMap(\.save)), hasScanned: hasScanned.withLock { $0 })
+            if removed.saves > 0 { reading.forget(run) }
+            return removed.steps
+        }
         let removed = Retention.decide(steps: summaries, keep: keep, keepPeriod: keepPeriod, protected: protected)
         for sequence in removed {
             guard let step = summaries.first(where: { $0.sequence == sequence }) else { continue }
-            if isBeside {
-                try beside.remove(run, step.save)
-            } else {
-                try steps.remove(run, "\(Names.runFolder(run))/\(Names.stepFolder(step: step.step, sequence: sequence))")
-            }
+            try steps.remove(run, "\(Names.runFolder(run))/\(Names.stepFolder(step: step.step, sequence: sequence))")
         }
-        if isBeside { try dropEnded(run, keep: keep, newest: summaries.max { $0.sequence < $1.sequence }, protected: saves) } else { try sweepGone(run) }
+        try sweepGone(run)
         if !removed.isEmpty { reading.forget(run) }
         return removed
     }
 
     /// What the newest attempt's ranks agreed to restore may be loaded at this moment.
-    private func namedByRestores(_ run: RunKey) throws -> Set<CommitSequence> {
+    private func namedByRestores(_ run: RunKey) throws -> [RestoreChoice] {
         let attempts = "\(Names.runFolder(run))/\(Names.attempts)"
         guard let newest = try folders.names(folders.first, attempts).compactMap({ Names.attemptFolderNumber($0.name) }).max() else { return [] }
         let folder = "\(Names.runFolder(run))/\(Names.attemptFolder(newest))"
-        var named: Set<CommitSequence> = []
+        var named: [RestoreChoice] = []
         for entry in try folders.names(folders.first, folder) where Names.restoreNumber(entry.name) != nil {
-            if let sequence = try folders.readIfPresent(RestoreChoice.self, folders.first, "\(folder)/\(entry.name)")?.value.sequence { named.insert(sequence) }
+            if let choice = try folders.readIfPresent(RestoreChoice.self, folders.first, "\(folder)/\(entry.name)")?.value { named.append(choice) }
         }
         return named
     }
@@ -186,34 +203,13 @@ final class Housekeeping: Sendable {
     private func sweepGone(_ run: RunKey) throws {
         let folder = Names.runFolder(run)
         for entry in try folders.names(folders.first, folder) where entry.isFolder {
-            if let save = Names.saving(entry.name), let standing = try decisions.standing(run, save) {
+            if let save = Names.saving(entry.name), let standing = try decisions.readable(run, save) {
                 // A commit that is being completed at this moment still has this name, and keeps its files.
                 if case .commit(let commit) = standing.record.decision, try decisions.isUncompleted(run, commit) { continue }
                 try steps.remove(run, "\(folder)/\(entry.name)")
             } else if let seconds = Names.goneSeconds(entry.name), Clock.utcSeconds() - seconds > TierLimits.goneSeconds {
                 try Files.removeTree(folders.first.folder, "\(folder)/\(entry.name)")
             }
-        }
-    }
-
-    /// Local saves that main no longer works on and that no commit will come for: void ones, and such as ended at `local` or
-    /// failed. They go when older than the newest committed step here, and beyond `keep` of them.
-    private func dropEnded(_ run: RunKey, keep: Int?, newest: StepSummary?, protected: Set<SaveID>) throws {
-        guard let keep, hasScanned.withLock({ $0 }) else { return }
-        let decided = try beside.decisions(run)
-        var ended: [(save: SaveID, savedAt: String)] = []
-        for (save, parts) in try beside.parts(run) where !protected.contains(save) {
-            if let record = decided[save] {
-                if case .void = record.decision { try beside.remove(run, save) }
-                continue
-            }
-            guard let part = parts.first, let manifest = try? folders.read(Manifest.self, part.root, "\(Names.runFolder(run))/\(part.manifest)").value else { continue }
-            ended.append((save, manifest.savedAt))
-        }
-        ended.sort { ($0.save.attempt, $0.savedAt, $0.save) > ($1.save.attempt, $1.savedAt, $1.save) }
-        for (place, entry) in ended.enumerated() {
-            let isOld = newest.map { (entry.save.attempt, entry.savedAt) < ($0.save.attempt, $0.savedAt) } ?? false
-            if isOld || place >= max(1, keep) { try beside.remove(run, entry.save) }
         }
     }
 }

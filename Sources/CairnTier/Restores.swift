@@ -3,16 +3,21 @@ import CairnIO
 import CairnMessages
 import CairnModel
 import CairnStore
+import Synchronization
 
 final class Restores: Sendable {
     private let folders: TierFolders
     private let steps: StepFolders
     private let decisions: Decisions
+    private let beside: BesideFiles
+    /// What each node settled, by path: it never changes, and rank 0's daemon looks again and again until all have.
+    private let settled = Mutex<[String: SettleRecord]>([:])
 
-    init(_ folders: TierFolders, steps: StepFolders, decisions: Decisions) {
+    init(_ folders: TierFolders, steps: StepFolders, decisions: Decisions, beside: BesideFiles) {
         self.folders = folders
         self.steps = steps
         self.decisions = decisions
+        self.beside = beside
     }
 
     private func folder(_ run: RunKey, _ attempt: Int) -> String { "\(Names.runFolder(run))/\(Names.attemptFolder(attempt))" }
@@ -27,8 +32,7 @@ final class Restores: Sendable {
     func choose(_ run: RunKey, attempt: Int, restore: Int, step: Int?, candidate: Candidate?) throws -> RestoreChoice {
         if let choice = try readChoice(run, attempt: attempt, restore: restore) { return choice }
         let bound = try failedBefore(run, attempt, restore)
-        try decisions.completeAll(run)
-        let best = try steps.summaries(run).filter { summary in
+        let best = try summaries(run).filter { summary in
             if let bound, summary.sequence >= bound { return false }
             return step.map { $0 == summary.step } ?? !summary.superseded
         }.max { $0.sequence < $1.sequence }
@@ -49,6 +53,13 @@ final class Restores: Sendable {
         }
     }
 
+    /// What may be chosen. A tier beside is asked only while the committing one is down, and then only what is whole here can be restored.
+    private func summaries(_ run: RunKey) throws -> [StepSummary] {
+        if folders.start.form == .beside { return try beside.summaries(run, wholeOnly: true) }
+        try decisions.completeAll(run)
+        return try steps.summaries(run)
+    }
+
     /// The oldest choice of this attempt that failed since one succeeded: what could not be restored is not tried again, while a
     /// restore after a good one begins at the newest.
     private func failedBefore(_ run: RunKey, _ attempt: Int, _ restore: Int) throws -> CommitSequence? {
@@ -56,7 +67,7 @@ final class Restores: Sendable {
         var numbers: [Int] = [], refused: Set<Int> = []
         for entry in try folders.names(folders.first, folder) {
             if let number = Names.restoreNumber(entry.name), number < restore { numbers.append(number) }
-            if let (number, _) = Names.settled(entry.name), let record = try folders.readIfPresent(SettleRecord.self, folders.first, "\(folder)/\(entry.name)")?.value, !record.ok {
+            if let (number, _) = Names.settled(entry.name), let record = try settled("\(folder)/\(entry.name)"), !record.ok {
                 refused.insert(number)
             }
         }
@@ -69,6 +80,16 @@ final class Restores: Sendable {
             bound = min(bound ?? sequence, sequence)
         }
         return bound
+    }
+
+    private func settled(_ path: String) throws -> SettleRecord? {
+        if let record = settled.withLock({ $0[path] }) { return record }
+        guard let record = try folders.readIfPresent(SettleRecord.self, folders.first, path)?.value else { return nil }
+        settled.withLock { settled in
+            if settled.count >= TierLimits.cachedLists { settled.removeAll() }
+            settled[path] = record
+        }
+        return record
     }
 
     func settled(_ run: RunKey, attempt: Int, restore: Int, ranks: [Int], ok: Bool, reason: String?) throws {
@@ -85,7 +106,7 @@ final class Restores: Sendable {
         var ranks: Set<Int> = [], refusal: String?, refused = false
         for entry in try folders.names(folders.first, folder) {
             guard let (number, _) = Names.settled(entry.name), number == restore,
-                  let record = try folders.readIfPresent(SettleRecord.self, folders.first, "\(folder)/\(entry.name)")?.value else { continue }
+                  let record = try settled("\(folder)/\(entry.name)") else { continue }
             if record.ok { ranks.formUnion(record.ranks) } else {
                 refused = true
                 refusal = refusal ?? record.reason

@@ -21,12 +21,14 @@ struct RankFile: Sendable {
         let data: String, checksums: String, manifest: String
         /// The manifest's digest in the commit; nil where no commit is needed.
         let digest: String?
+        /// What the manifest must say that it is of: the run and save, or those of a branch's origin.
+        let run: RunKey, save: SaveID
     }
 
     init(rank: Int, _ place: Place, folders: TierFolders) throws {
         let root = place.root
         let (manifest, record) = try folders.read(Manifest.self, root, place.manifest)
-        guard place.digest == nil || Record.digest(record) == place.digest, manifest.rank == rank else {
+        guard place.digest == nil || Record.digest(record) == place.digest, manifest.rank == rank, manifest.runKey == place.run, manifest.save == place.save else {
             throw TierFailure(kind: .corrupt, text: "'\(root.absolute(place.manifest))' is not the manifest that the commit names", path: root.absolute(place.manifest))
         }
         let checksums = try Files.readAll(root.folder, place.checksums, limit: BlockChecksums.fileBytes(blocks: manifest.blockCount))
@@ -54,8 +56,8 @@ final class StepFiles: Sendable {
     private let folders: TierFolders
     private let opened = Mutex<[Int: RankFile]>([:])
 
-    init(_ index: StepIndex, places: [Int: RankFile.Place], folders: TierFolders) {
-        catalog = StepCatalog(index)
+    init(_ catalog: StepCatalog, places: [Int: RankFile.Place], folders: TierFolders) {
+        self.catalog = catalog
         self.places = places
         self.folders = folders
     }

@@ -34,7 +34,7 @@ final class StepReading: Sendable {
         if let known { return known }
         let files = folders.start.form == .committing ? try committed(ref) : try besideGlobal(ref, undecided: undecided)
         kept.withLock { kept in
-            kept.append(Kept(run: ref.run, sequence: ref.sequence, save: files.catalog.index.save, undecided: undecided, files: files))
+            kept.append(Kept(run: ref.run, sequence: ref.sequence, save: files.catalog.save, undecided: undecided, files: files))
             if kept.count > TierLimits.cachedSteps { kept.removeFirst() }
         }
         return files
@@ -50,21 +50,22 @@ final class StepReading: Sendable {
         let step = try steps.find(ref), commit = step.commit, root = folders.first
         let path = "\(step.folder)/\(commit.layoutFile)"
         let bytes = try Files.readAll(root.folder, path, limit: StoreLimits.layoutFileBytes)
-        let tables: [RankTable]
+        let layout: StoredLayout
         do {
-            let layout = try LayoutFile.decode(bytes)
+            layout = try LayoutFile.decode(bytes)
             guard Names.layout(digest: Record.nameDigest(bytes)) == commit.layoutFile, layout.worldSize == commit.worldSize,
-                  layout.tables.map(\.rank) == commit.participants else { throw RecordError.inconsistent(reason: "it is not the layout that the commit names") }
-            tables = layout.tables
+                  layout.ranks == commit.participants else { throw RecordError.inconsistent(reason: "it is not the layout that the commit names") }
         } catch { throw TierFailure.corrupt(root.absolute(path), error) }
         var places: [Int: RankFile.Place] = [:]
+        let written = commit.written(in: ref.run)
         for manifest in commit.manifests {
             places[manifest.rank] = RankFile.Place(root: root, data: "\(step.folder)/\(Names.data(rank: manifest.rank))",
                                                    checksums: "\(step.folder)/\(Names.checksums(rank: manifest.rank))",
-                                                   manifest: "\(step.folder)/\(manifest.name)", digest: manifest.digest)
+                                                   manifest: "\(step.folder)/\(manifest.name)", digest: manifest.digest,
+                                                   run: written.run, save: written.save)
         }
-        let index = StepIndex(step: commit.step, sequence: commit.sequence, save: commit.save, worldSize: commit.worldSize, metadata: commit.metadata, ranks: tables)
-        return StepFiles(index, places: places, folders: folders)
+        let catalog = StepCatalog(step: commit.step, sequence: commit.sequence, save: commit.save, metadata: commit.metadata, layout: layout)
+        return StepFiles(catalog, places: places, folders: folders)
     }
 
     /// Only the ranks that are here, each by its own header.
@@ -76,7 +77,8 @@ final class StepReading: Sendable {
         var places: [Int: RankFile.Place] = [:], tables: [RankTable] = [], metadata: [String: String] = commit?.metadata ?? [:], worldSize = commit?.worldSize ?? 0
         for part in parts.sorted(by: { $0.rank < $1.rank }) {
             let expected = commit?.manifests.first { $0.rank == part.rank }
-            if commit != nil && expected == nil { continue }
+            // No commit lists copies: their own records say that they are of this save.
+            if commit != nil && expected == nil && !Copies.isCopies(part.rank) { continue }
             let place = beside.place(ref.run, save, part, digest: expected?.digest)
             let (manifest, _) = try folders.read(Manifest.self, part.root, place.manifest)
             guard manifest.runKey == ref.run, manifest.save == save, manifest.rank == part.rank, worldSize == 0 || manifest.worldSize == worldSize else {
@@ -85,16 +87,19 @@ final class StepReading: Sendable {
             worldSize = manifest.worldSize
             if commit == nil, let own = manifest.metadata { metadata = own }
             let header = try CommitCheck.header(part.root, place.data, fileBytes: manifest.fileBytes)
-            guard header.save == save, header.rank == part.rank, header.layoutDigest == manifest.layoutDigest else {
+            guard header.save == save, header.rank == Copies.rank(part.rank), header.layoutDigest == manifest.layoutDigest else {
                 throw TierFailure(kind: .corrupt, text: "'\(part.root.absolute(place.data))' and its manifest contradict each other", path: part.root.absolute(place.data))
             }
             places[part.rank] = place
-            tables.append(header.table)
+            var table = header.table
+            table.rank = part.rank
+            tables.append(table)
         }
         // Nobody has checked an undecided save as a commit does.
-        if commit == nil, tables.count == worldSize { try Tiling.check(tables: tables) }
+        let own = tables.filter { !Copies.isCopies($0.rank) }
+        if commit == nil, own.count == worldSize { try Tiling.check(tables: own) }
         let index = StepIndex(step: save.step, sequence: commit?.sequence ?? ref.sequence, save: save, worldSize: worldSize, metadata: metadata, ranks: tables)
-        return StepFiles(index, places: places, folders: folders)
+        return StepFiles(StepCatalog(index), places: places, folders: folders)
     }
 
     // MARK: one rank's file, for reading back
@@ -112,12 +117,12 @@ final class StepReading: Sendable {
     private func place(_ key: RankSaveKey) throws -> RankFile.Place {
         if folders.start.form == .beside { return beside.place(key.run, key.save, try beside.part(key), digest: nil) }
         let run = Names.runFolder(key.run)
-        var folder = "\(run)/\(Names.savingFolder(key.save))"
-        if let step = try steps.steps(key.run).first(where: { $0.commit.save == key.save }) { folder = step.folder }
+        var folder = "\(run)/\(Names.savingFolder(key.save))", written = (run: key.run, save: key.save)
+        if let step = try steps.steps(key.run).first(where: { $0.commit.save == key.save }) { (folder, written) = (step.folder, step.commit.written(in: key.run)) }
         for entry in try folders.names(folders.first, folder) {
             guard case .manifest(key.rank, _)? = Names.rankFile(entry.name) else { continue }
             return RankFile.Place(root: folders.first, data: "\(folder)/\(Names.data(rank: key.rank))", checksums: "\(folder)/\(Names.checksums(rank: key.rank))",
-                                  manifest: "\(folder)/\(entry.name)", digest: nil)
+                                  manifest: "\(folder)/\(entry.name)", digest: nil, run: written.run, save: written.save)
         }
         throw TierFailure(kind: .notHere, text: "\(key) is not on this tier")
     }
@@ -127,9 +132,16 @@ final class StepReading: Sendable {
         let place = try place(key)
         let (manifest, record) = try folders.read(Manifest.self, place.root, place.manifest)
         let checksums = try Files.readAll(place.root.folder, place.checksums, limit: BlockChecksums.fileBytes(blocks: manifest.blockCount))
-        guard manifest.matches(checksumFile: checksums), manifest.rank == key.rank, manifest.save == key.save else {
+        guard manifest.matches(checksumFile: checksums), manifest.rank == key.rank, manifest.save == place.save else {
             throw TierFailure(kind: .corrupt, text: "'\(place.root.absolute(place.manifest))' and its checksum file contradict each other", path: place.root.absolute(place.manifest))
         }
         return (Names.manifest(rank: key.rank, digest: Record.nameDigest(record)), record, checksums)
+    }
+}
+
+extension Commit {
+    /// The run and save that its ranks' files name.
+    func written(in run: RunKey) -> (run: RunKey, save: SaveID) {
+        writtenAs.map { (RunKey(uid: run.uid, name: $0.run), $0.save) } ?? (run, save)
     }
 }

@@ -1,4 +1,6 @@
 // Every limit of a tier worker, each with its reason.
+import CairnIO
+
 enum TierLimits {
     /// Threads that create, sync and publish files: each mostly waits for one fsync.
     static let fileThreads = 4
@@ -35,6 +37,16 @@ enum TierLimits {
     static let progressBytes = 64 << 20
     /// Shared objects are compared in pieces of this size.
     static let pieceBytes = 1 << 20
+    /// Threads that read the ranks' records of one commit: each waits for the filesystem's answers, not for a core.
+    static let commitThreads = 8
+    /// A rank file's first read when only its header is wanted: layouts of a hundred tensors fit.
+    static let headerGuessBytes = 16 << 10
+    /// Lists of `have-NODE.json`, and records of `settled-K-NODE.json`, that are kept: those of the attempt that begins now, one for each node.
+    static let cachedLists = 65_536
+    /// A reply's payload: a frame less room for its JSON, which for steps of thousands of ranks is well below a MiB.
+    static let payloadBytes = IOLimits.frameBytes - (16 << 20)
     /// Names tried when several daemons number an attempt at once.
     static let attemptTries = 1000
+    /// Numbers that a tier beside gives lie up to so many above what it knows: two of them meet once in so many launches during an outage.
+    static let numbersBeside = 65_536
 }

@@ -41,23 +41,40 @@ extension TierWorker {
                 return (.sidecars(id: id, manifestName: found.name, manifestBytes: found.manifest.count), found.manifest + found.checksums)
             }
 
-        case .numberAttempt(let id, let run, let tokenHash, let worldSize):
-            answer(id, on: records) { [attempts] in .attempt(id: id, number: try attempts.number(run, tokenHash: tokenHash, worldSize: worldSize)) }
+        case .numberAttempt(let id, let run, let tokenHash, let worldSize, let notAfter):
+            answer(id, on: records) { [attempts] in .attempt(id: id, number: try attempts.number(run, tokenHash: tokenHash, worldSize: worldSize, notAfter: notAfter)) }
         case .findAttempt(let id, let run, let tokenHash):
             answer(id, on: records) { [attempts] in .attempt(id: id, number: try attempts.find(run, tokenHash: tokenHash)) }
         case .newestAttempt(let id, let run):
             answer(id, on: records) { [attempts] in .attempt(id: id, number: try attempts.newest(run)) }
+        case .claimAttempt(let id, let run, let number, let tokenHash, let worldSize):
+            answer(id, on: records) { [attempts] in .attempt(id: id, number: try attempts.claim(run, number: number, tokenHash: tokenHash, worldSize: worldSize)) }
+        case .have(let id, let run, let attempt, let list):
+            answer(id, on: records) { [leftovers] in
+                try leftovers.have(run, attempt: attempt, list)
+                return .done(id: id)
+            }
+        case .leftovers(let id, let run, let attempt):
+            answer(id, on: records) { [leftovers] in
+                let (serving, found) = try leftovers.find(run, before: attempt)
+                return .leftovers(id: id, serving: serving, found)
+            }
 
-        case .decide(let id, let run, let save, let worldSize, let parent):
-            answer(id, on: records) { [decisions] in Self.reply(id, try decisions.decide(run, save, worldSize: worldSize, parent: parent)) }
+        case .decide(let id, let run, let save, let worldSize, let participants, let parent):
+            answer(id, on: records) { [decisions] in
+                Self.reply(id, try decisions.decide(run, save, worldSize: worldSize, participants: participants, parent: parent))
+            }
         case .void(let id, let run, let save, let reason):
             answer(id, on: records) { [decisions] in Self.reply(id, .decided(try decisions.void(run, save, reason: reason))) }
-        case .look(let id, let run, let save, let worldSize):
-            answer(id, on: records) { [decisions] in Self.reply(id, try decisions.look(run, save, worldSize: worldSize)) }
+        case .look(let id, let run, let save, let worldSize, let participants, let lists):
+            answer(id, on: records) { [decisions] in
+                Self.reply(id, try decisions.look(run, save, worldSize: worldSize, participants: participants, lists: lists))
+            }
         case .recordDecision(let id, let run, let save):
             let payload = frame.payload
-            answer(id, on: records) { [beside] in
-                try beside.record(run, save, payload)
+            answer(id, on: records) { [beside, reading] in
+                // Files that are kept open for reading would keep their space.
+                if try beside.record(run, save, payload) { reading.forget(run) }
                 return .done(id: id)
             }
 
@@ -88,7 +105,7 @@ extension TierWorker {
                 // A tier beside may be asked about a save that is not decided: what it holds is the answer.
                 let beside = opening.folders.start.form == .beside
                 let step = try (try? reading.files(ref, undecided: false)) ?? reading.files(ref, undecided: beside)
-                return (.index(id: id), MessageCoding.encode(step.catalog.index))
+                return (.index(id: id), StepIndexFile.encode(step.catalog))
             }
         case .load(let id, let ref, let boxes, let segments, let undecided):
             answer(id, on: loads) { [reading, engine, memory, slots, replies] in
@@ -120,6 +137,12 @@ extension TierWorker {
             }
         case .scan(let id): answer(id, on: records) { [housekeeping] in .scanned(id: id, try housekeeping.scan()) }
         case .space(let id): answer(id, on: records) { [housekeeping] in .space(id: id, try housekeeping.space()) }
+        case .held(let id, let run, let step): answer(id, on: records) { [housekeeping] in .scanned(id: id, try housekeeping.held(run, step: step)) }
+        case .branch(let id, let run, let from, let step, let sequence):
+            answer(id, on: files) { [branching] in
+                let first = try branching.branch(run, from: from, step: step, sequence: sequence)
+                return .branched(id: id, step: first.step, sequence: first.sequence)
+            }
         default: return
         }
     }

@@ -53,9 +53,11 @@ final class TierWorker: Sendable {
     let writing: FileWriting
     let attempts: Attempts
     let decisions: Decisions
+    let leftovers: Leftovers
     let restores: Restores
     let steps: StepFolders
     let beside: BesideFiles
+    let branching: Branching
     let reading: StepReading
     let housekeeping: Housekeeping
     let files: TaskThreads, records: TaskThreads, readBacks: TaskThreads, loads: TaskThreads, verifies: TaskThreads
@@ -73,13 +75,15 @@ final class TierWorker: Sendable {
         } : try ThreadEngine(threads: start.depth)
         slots = BufferSlots(count: start.bufferSlots)
         writing = FileWriting(folders, engine: engine, memory: memory, replies: replies)
-        attempts = Attempts(folders)
-        decisions = Decisions(folders)
-        steps = StepFolders(folders)
         beside = BesideFiles(folders)
-        restores = Restores(folders, steps: steps, decisions: decisions)
+        attempts = Attempts(folders, beside: beside)
+        decisions = Decisions(folders)
+        leftovers = Leftovers(folders, attempts: attempts, decisions: decisions)
+        steps = StepFolders(folders)
+        restores = Restores(folders, steps: steps, decisions: decisions, beside: beside)
+        branching = Branching(folders, steps: steps, decisions: decisions)
         reading = StepReading(folders, steps: steps, beside: beside)
-        housekeeping = Housekeeping(folders, steps: steps, decisions: decisions, beside: beside, reading: reading)
+        housekeeping = Housekeeping(folders, steps: steps, decisions: decisions, beside: beside, attempts: attempts, reading: reading)
         files = try TaskThreads(name: "tier-files", count: TierLimits.fileThreads)
         records = try TaskThreads(name: "tier-records", count: TierLimits.recordThreads)
         readBacks = try TaskThreads(name: "tier-back", count: TierLimits.readBackThreads)
@@ -116,6 +120,9 @@ final class TierWorker: Sendable {
         threads.run { [replies] in
             do {
                 let (reply, payload) = try body()
+                guard payload.count <= TierLimits.payloadBytes else {
+                    throw TierFailure(kind: .tooLarge, text: "an answer of \(payload.count) bytes does not fit into one message", needed: payload.count, available: TierLimits.payloadBytes)
+                }
                 replies.send(reply, payload: payload)
             } catch { replies.send(.failed(id: id, TierFailure(error))) }
         }

@@ -24,6 +24,10 @@ extension Checkpoint.Object {
     }
 }
 
+extension Operations.Origin {
+    public init(_ origin: StepOrigin) { self.init(run: origin.run, step: origin.step, sequence: origin.sequence.wire) }
+}
+
 extension Operations.Tensor {
     public init(_ stored: StoredShard, rank: Int) {
         let shard = stored.shard

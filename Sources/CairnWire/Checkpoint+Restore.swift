@@ -22,18 +22,19 @@ extension Checkpoint {
         }
     }
 
-    /// What a committed step holds; names limits the answer.
+    /// What a committed step holds. names limits the answer; once: of each tensor its first box only, which says type and whole shape.
     public enum Describe: WireMethod {
         public static let name = Checkpoint.interface + ".Describe"
         public struct Parameters: WireFields {
             public var step: Int
             public var sequence: Int?
             public var names: [String]?
+            public var once: Bool?
 
-            public init(step: Int, sequence: Int? = nil, names: [String]? = nil) {
-                self.step = step; self.sequence = sequence; self.names = names
+            public init(step: Int, sequence: Int? = nil, names: [String]? = nil, once: Bool? = nil) {
+                self.step = step; self.sequence = sequence; self.names = names; self.once = once
             }
-            public enum CodingKeys: String, CodingKey, CaseIterable { case step, sequence, names }
+            public enum CodingKeys: String, CodingKey, CaseIterable { case step, sequence, names, once }
         }
         public struct Reply: WireFields {
             public var worldSize: Int
@@ -118,6 +119,32 @@ extension Checkpoint {
                 self.again = again
             }
             public enum CodingKeys: String, CodingKey, CaseIterable { case again }
+        }
+    }
+
+    /// Makes a committed step of another run of the same user the first step of this session's run, sharing the files' bytes where the
+    /// filesystem can. Without step: the newest; without sequence: the newest of that step. Every rank may call it; all get one answer.
+    /// NotPermitted if this run has committed steps of its own already.
+    public enum Branch: WireMethod {
+        public static let name = Checkpoint.interface + ".Branch"
+        public struct Parameters: WireFields {
+            public var from: String
+            public var step: Int?
+            public var sequence: Int?
+
+            public init(from: String, step: Int? = nil, sequence: Int? = nil) {
+                self.from = from; self.step = step; self.sequence = sequence
+            }
+            public enum CodingKeys: String, CodingKey, CaseIterable { case from, step, sequence }
+        }
+        public struct Reply: WireFields {
+            public var step: Int
+            public var sequence: Int
+
+            public init(step: Int, sequence: Int) {
+                self.step = step; self.sequence = sequence
+            }
+            public enum CodingKeys: String, CodingKey, CaseIterable { case step, sequence }
         }
     }
 }

@@ -3,7 +3,9 @@
 extension Checkpoint {
     /// Saves a registered layout as a step; replies when every eager shard and every object is staged. Idempotent by step
     /// and try, the number of this rank's calls of save() for this step in this attempt.
-    /// upto: how far the save goes (default: committed). step may be absent only with hold.
+    /// upto: how far the save goes (default: committed). step may be absent only with hold. participants: the ranks that take part,
+    /// ascending, rank 0 and the caller among them, the same on each of them (default: all). copies: these are copies of replicas that
+    /// ranks of other nodes own, kept in memory and on the local tier only; such a call comes before the one for the rank's own part.
     public enum Save: WireMethod {
         public static let name = Checkpoint.interface + ".Save"
         public struct Parameters: WireFields {
@@ -15,14 +17,17 @@ extension Checkpoint {
             public var participants: [Int]?
             public var metadata: [String: String]?
             public var hold: Bool?
+            public var copies: Bool?
 
             public init(step: Int? = nil, attemptTry: Int, layout: String, objects: [Object]? = nil, upto: Level? = nil,
-                        participants: [Int]? = nil, metadata: [String: String]? = nil, hold: Bool? = nil) {
+                        participants: [Int]? = nil, metadata: [String: String]? = nil, hold: Bool? = nil,
+                        copies: Bool? = nil) {
                 self.step = step; self.attemptTry = attemptTry; self.layout = layout; self.objects = objects
                 self.upto = upto; self.participants = participants; self.metadata = metadata; self.hold = hold
+                self.copies = copies
             }
             public enum CodingKeys: String, CodingKey, CaseIterable { case step, attemptTry = "try", layout, objects,
-                upto, participants, metadata, hold }
+                upto, participants, metadata, hold, copies }
         }
         public struct Reply: WireFields {
             public var save: String
@@ -152,7 +157,7 @@ extension Checkpoint {
         }
     }
 
-    /// Raises how far a step's save goes.
+    /// Raises how far the newest save of a step goes that this attempt ended short of the level; level is local, global or committed.
     public enum Promote: WireMethod {
         public static let name = Checkpoint.interface + ".Promote"
         public struct Parameters: WireFields {

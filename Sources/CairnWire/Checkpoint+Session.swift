@@ -3,6 +3,7 @@
 extension Checkpoint {
     /// Begins the session of one rank. The attempt is a token that is equal on all ranks of one launch of the job, and never
     /// equal between two launches; a world of one may leave it out. A session of the same process is replaced.
+    /// number: the attempt's, as an earlier Open's limits told this process; with it a daemon that started anew goes on without the global tier.
     /// memory: the daemon may not read this process's memory, so pass a descriptor of it by Attach on SOCKET.memory.
     public enum Open: WireMethod {
         public static let name = Checkpoint.interface + ".Open"
@@ -13,14 +14,15 @@ extension Checkpoint {
             public var localRank: Int?
             public var localWorldSize: Int?
             public var attempt: String?
+            public var number: Int?
 
             public init(run: String, rank: Int, worldSize: Int, localRank: Int? = nil, localWorldSize: Int? = nil,
-                        attempt: String? = nil) {
+                        attempt: String? = nil, number: Int? = nil) {
                 self.run = run; self.rank = rank; self.worldSize = worldSize; self.localRank = localRank
-                self.localWorldSize = localWorldSize; self.attempt = attempt
+                self.localWorldSize = localWorldSize; self.attempt = attempt; self.number = number
             }
             public enum CodingKeys: String, CodingKey, CaseIterable { case run, rank, worldSize, localRank,
-                localWorldSize, attempt }
+                localWorldSize, attempt, number }
         }
         public struct Reply: WireFields {
             public var session: String

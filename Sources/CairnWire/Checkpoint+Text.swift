@@ -103,8 +103,10 @@ extension Checkpoint {
 
         # Begins the session of one rank. The attempt is a token that is equal on all ranks of one launch of the job, and never
         # equal between two launches; a world of one may leave it out. A session of the same process is replaced.
+        # number: the attempt's, as an earlier Open's limits told this process; with it a daemon that started anew goes on without
+        # the global tier.
         # memory: the daemon may not read this process's memory, so pass a descriptor of it by Attach on SOCKET.memory.
-        method Open(run: string, rank: int, worldSize: int, localRank: ?int, localWorldSize: ?int, attempt: ?string)
+        method Open(run: string, rank: int, worldSize: int, localRank: ?int, localWorldSize: ?int, attempt: ?string, number: ?int)
           -> (session: string, node: string, memory: bool, limits: [string]int)
 
         # Makes a further connection part of a session. On the stager's socket, SOCKET.memory, with a read-only descriptor of
@@ -119,8 +121,10 @@ extension Checkpoint {
 
         # Saves a registered layout as a step; replies when every eager shard and every object is staged. Idempotent by step
         # and try, the number of this rank's calls of save() for this step in this attempt.
-        # upto: how far the save goes (default: committed). step may be absent only with hold.
-        method Save(step: ?int, try: int, layout: string, objects: ?[]Object, upto: ?Level, participants: ?[]int, metadata: ?[string]string, hold: ?bool)
+        # upto: how far the save goes (default: committed). step may be absent only with hold. participants: the ranks that take part,
+        # ascending, rank 0 and the caller among them, the same on each of them (default: all). copies: these are copies of replicas that
+        # ranks of other nodes own, kept in memory and on the local tier only; such a call comes before the one for the rank's own part.
+        method Save(step: ?int, try: int, layout: string, objects: ?[]Object, upto: ?Level, participants: ?[]int, metadata: ?[string]string, hold: ?bool, copies: ?bool)
           -> (save: string, bytes: int)
 
         # Ends a held save, which is not flushed before.
@@ -144,8 +148,8 @@ extension Checkpoint {
         # The run's checkpoints, newest first by sequence.
         method Steps(run: string) -> (steps: []Step)
 
-        # What a committed step holds; names limits the answer.
-        method Describe(step: int, sequence: ?int, names: ?[]string)
+        # What a committed step holds. names limits the answer; once: of each tensor its first box only, which says type and whole shape.
+        method Describe(step: int, sequence: ?int, names: ?[]string, once: ?bool)
           -> (worldSize: int, shards: []Shard, objects: []Object, metadata: [string]string)
 
         # Which step to restore: the same answer for every rank of the attempt. restore counts the restores of the attempt.
@@ -158,8 +162,13 @@ extension Checkpoint {
         # Tells whether this rank could load what was chosen; answers when all ranks have told. again: another round follows.
         method Settle(restore: int, ok: bool, reason: ?string) -> (again: bool)
 
-        # Raises how far a step's save goes.
+        # Raises how far the newest save of a step goes that this attempt ended short of the level; level is local, global or committed.
         method Promote(step: int, level: Level) -> ()
+
+        # Makes a committed step of another run of the same user the first step of this session's run, sharing the files' bytes where the
+        # filesystem can. Without step: the newest; without sequence: the newest of that step. Every rank may call it; all get one answer.
+        # NotPermitted if this run has committed steps of its own already.
+        method Branch(from: string, step: ?int, sequence: ?int) -> (step: int, sequence: int)
 
         # The connection has no session: call Open or Attach first.
         error NotOpen ()

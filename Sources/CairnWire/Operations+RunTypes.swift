@@ -1,10 +1,26 @@
 // The types of dev.cairn.Operations that tell what there is: runs, steps, files, and what happens to them.
 
 extension Operations {
+    /// The step of another run that a run was branched from.
+    public struct Origin: WireFields {
+        public var run: String
+        public var step: Int
+        public var sequence: Int
+
+        public init(run: String, step: Int, sequence: Int) {
+            self.run = run; self.step = step; self.sequence = sequence
+        }
+        public enum CodingKeys: String, CodingKey, CaseIterable { case run, step, sequence }
+    }
+
     /// One checkpoint of a run, and the tiers that hold it whole.
     public struct Step: WireFields {
         public var step: Int
         public var sequence: Int
+        /// The sequence of the step that its launch had restored; absent: it restored none.
+        public var parent: Int?
+        /// Where it was branched from, in a run's first step.
+        public var origin: Origin?
         public var save: String
         public var level: Level
         public var ranks: Int
@@ -16,14 +32,15 @@ extension Operations {
         public var savedAt: String
         public var tiers: [String]
 
-        public init(step: Int, sequence: Int, save: String, level: Level, ranks: Int, worldSize: Int, bytes: Int,
-                    pinned: Bool, superseded: Bool, savedAt: String, tiers: [String]) {
-            self.step = step; self.sequence = sequence; self.save = save; self.level = level; self.ranks = ranks
+        public init(step: Int, sequence: Int, parent: Int? = nil, origin: Origin? = nil, save: String, level: Level, ranks: Int,
+                    worldSize: Int, bytes: Int, pinned: Bool, superseded: Bool, savedAt: String, tiers: [String]) {
+            self.step = step; self.sequence = sequence; self.parent = parent; self.origin = origin; self.save = save
+            self.level = level; self.ranks = ranks
             self.worldSize = worldSize; self.bytes = bytes; self.pinned = pinned; self.superseded = superseded
             self.savedAt = savedAt; self.tiers = tiers
         }
-        public enum CodingKeys: String, CodingKey, CaseIterable { case step, sequence, save, level, ranks, worldSize,
-            bytes, pinned, superseded, savedAt, tiers }
+        public enum CodingKeys: String, CodingKey, CaseIterable { case step, sequence, parent, origin, save, level, ranks,
+            worldSize, bytes, pinned, superseded, savedAt, tiers }
     }
 
     /// steps: newest first by sequence. newestCommitted: its step. bytes: of all steps.

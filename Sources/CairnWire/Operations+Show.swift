@@ -67,6 +67,7 @@ extension Operations {
             public var sequence: Int
             public var save: String
             public var parent: Int?
+            public var origin: Origin?
             public var level: Level
             public var worldSize: Int
             public var bytes: Int
@@ -78,16 +79,16 @@ extension Operations {
             public var tensors: [Tensor]
             public var objects: [Object]
 
-            public init(uid: UInt32, run: String, step: Int, sequence: Int, save: String, parent: Int? = nil,
+            public init(uid: UInt32, run: String, step: Int, sequence: Int, save: String, parent: Int? = nil, origin: Origin? = nil,
                         level: Level, worldSize: Int, bytes: Int, pinned: Bool, superseded: Bool, savedAt: String,
                         metadata: [String: String], files: [RankFile], tensors: [Tensor], objects: [Object]) {
                 self.uid = uid; self.run = run; self.step = step; self.sequence = sequence; self.save = save
-                self.parent = parent; self.level = level; self.worldSize = worldSize; self.bytes = bytes
+                self.parent = parent; self.origin = origin; self.level = level; self.worldSize = worldSize; self.bytes = bytes
                 self.pinned = pinned; self.superseded = superseded; self.savedAt = savedAt; self.metadata = metadata
                 self.files = files; self.tensors = tensors; self.objects = objects
             }
-            public enum CodingKeys: String, CodingKey, CaseIterable { case uid, run, step, sequence, save, parent, level,
-                worldSize, bytes, pinned, superseded, savedAt, metadata, files, tensors, objects }
+            public enum CodingKeys: String, CodingKey, CaseIterable { case uid, run, step, sequence, save, parent, origin,
+                level, worldSize, bytes, pinned, superseded, savedAt, metadata, files, tensors, objects }
         }
     }
 

@@ -128,19 +128,24 @@ extension Operations {
         public var localBytes: Int
         public var globalBytes: Int
         public var ageMs: Int
+        /// Participants, of any node, that have not delivered their part as far as this node has seen.
+        public var missing: [Int]
+        /// A launch before the newest made it: it is finished or voided before a restore is answered.
+        public var leftover: Bool
         /// What it waits for, or why it failed.
         public var reason: String?
 
         public init(uid: UInt32, run: String, save: String, step: Int, level: Level, ranksStaged: Int, ranks: Int,
                     worldSize: Int, totalBytes: Int, stagedBytes: Int, localBytes: Int, globalBytes: Int, ageMs: Int,
-                    reason: String? = nil) {
+                    missing: [Int], leftover: Bool, reason: String? = nil) {
             self.uid = uid; self.run = run; self.save = save; self.step = step; self.level = level
             self.ranksStaged = ranksStaged; self.ranks = ranks; self.worldSize = worldSize; self.totalBytes = totalBytes
             self.stagedBytes = stagedBytes; self.localBytes = localBytes; self.globalBytes = globalBytes
-            self.ageMs = ageMs; self.reason = reason
+            self.ageMs = ageMs; self.missing = missing; self.leftover = leftover; self.reason = reason
         }
         public enum CodingKeys: String, CodingKey, CaseIterable { case uid, run, save, step, level, ranksStaged, ranks,
-            worldSize, totalBytes, stagedBytes, localBytes, globalBytes, ageMs, reason }
+            worldSize, totalBytes, stagedBytes, localBytes, globalBytes, ageMs, missing,
+            leftover, reason }
     }
 
     public struct RunSessions: WireFields {

@@ -1,6 +1,25 @@
-// The methods of dev.cairn.Operations that act or follow: Verify, Pin, Unpin, Delete, Drain, Watch, Metrics.
+// The methods of dev.cairn.Operations that act or follow: Branch, Verify, Pin, Unpin, Delete, Drain, Watch, Metrics.
 
 extension Operations {
+    /// Makes a committed step of a run the first step of a new run of the same user, `into`, sharing the files' bytes where the filesystem
+    /// can. Without step: the newest. NotPermitted if the new run has committed steps of its own already.
+    public enum Branch: WireMethod {
+        public static let name = Operations.interface + ".Branch"
+        public struct Parameters: WireFields {
+            public var uid: UInt32?
+            public var run: String
+            public var step: Int?
+            public var sequence: Int?
+            public var into: String
+
+            public init(uid: UInt32? = nil, run: String, step: Int? = nil, sequence: Int? = nil, into: String) {
+                self.uid = uid; self.run = run; self.step = step; self.sequence = sequence; self.into = into
+            }
+            public enum CodingKeys: String, CodingKey, CaseIterable { case uid, run, step, sequence, into }
+        }
+        public typealias Reply = Checkpoint.Branch.Reply
+    }
+
     /// Requires more. Reads a step's files and checks every block; replies tell the progress, the last one has finished set.
     /// Without step: the newest; without tier: each that holds it, one after the other. bad holds what was found since the reply before.
     public enum Verify: WireMethod {

@@ -93,6 +93,10 @@ extension Operations {
           localBytes: int,
           globalBytes: int,
           ageMs: int,
+          # Participants, of any node, that have not delivered their part as far as this node has seen.
+          missing: []int,
+          # A launch before the newest made it: it is finished or voided before a restore is answered.
+          leftover: bool,
           # What it waits for, or why it failed.
           reason: ?string
         )
@@ -101,10 +105,17 @@ extension Operations {
 
         type Sessions (count: int, runs: []RunSessions)
 
+        # The step of another run that a run was branched from.
+        type Origin (run: string, step: int, sequence: int)
+
         # One checkpoint of a run, and the tiers that hold it whole.
         type Step (
           step: int,
           sequence: int,
+          # The sequence of the step that its launch had restored; absent: it restored none.
+          parent: ?int,
+          # Where it was branched from, in a run's first step.
+          origin: ?Origin,
           save: string,
           level: Level,
           ranks: int,
@@ -174,10 +185,14 @@ extension Operations {
 
         # What a step holds, rank by rank. Without sequence: the newest of that step.
         method Describe(uid: ?int, run: string, step: int, sequence: ?int)
-          -> (uid: int, run: string, step: int, sequence: int, save: string, parent: ?int, level: Level, worldSize: int, bytes: int, pinned: bool, superseded: bool, savedAt: string, metadata: [string]string, files: []RankFile, tensors: []Tensor, objects: []Object)
+          -> (uid: int, run: string, step: int, sequence: int, save: string, parent: ?int, origin: ?Origin, level: Level, worldSize: int, bytes: int, pinned: bool, superseded: bool, savedAt: string, metadata: [string]string, files: []RankFile, tensors: []Tensor, objects: []Object)
 
         # The folder of a committed step, on the tier that commits. Without step: the newest.
         method Path(uid: ?int, run: string, step: ?int) -> (path: string, step: int, sequence: int)
+
+        # Makes a committed step of a run the first step of a new run of the same user, `into`, sharing the files' bytes where the filesystem
+        # can. Without step: the newest. NotPermitted if the new run has committed steps of its own already.
+        method Branch(uid: ?int, run: string, step: ?int, sequence: ?int, into: string) -> (step: int, sequence: int)
 
         # Requires more. Reads a step's files and checks every block; replies tell the progress, the last one has finished set.
         # Without step: the newest; without tier: each that holds it, one after the other. bad holds what was found since the reply before.

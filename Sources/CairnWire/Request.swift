@@ -25,6 +25,7 @@ extension Checkpoint {
         case load(Load.Parameters)
         case settle(Settle.Parameters)
         case promote(Promote.Parameters)
+        case branch(Branch.Parameters)
     }
 }
 
@@ -34,6 +35,7 @@ extension Operations {
         case runs(Runs.Parameters)
         case describe(Describe.Parameters)
         case path(Path.Parameters)
+        case branch(Branch.Parameters)
         case verify(Verify.Parameters)
         case pin(Pin.Parameters)
         case unpin(Unpin.Parameters)
@@ -78,10 +80,12 @@ struct RequestReader: Sendable {
         add(Checkpoint.Load.self) { .checkpoint(.load($0)) }
         add(Checkpoint.Settle.self) { .checkpoint(.settle($0)) }
         add(Checkpoint.Promote.self) { .checkpoint(.promote($0)) }
+        add(Checkpoint.Branch.self) { .checkpoint(.branch($0)) }
         add(Operations.Status.self) { .operations(.status($0)) }
         add(Operations.Runs.self) { .operations(.runs($0)) }
         add(Operations.Describe.self) { .operations(.describe($0)) }
         add(Operations.Path.self) { .operations(.path($0)) }
+        add(Operations.Branch.self) { .operations(.branch($0)) }
         add(Operations.Verify.self) { .operations(.verify($0)) }
         add(Operations.Pin.self) { .operations(.pin($0)) }
         add(Operations.Unpin.self) { .operations(.unpin($0)) }

@@ -28,10 +28,11 @@ struct Cairn: ParsableCommand {
               cairn ls llama-7b
               cairn verify llama-7b 1200 --tier global
               cairn path llama-7b --json
+              cairn branch llama-7b@1200 llama-7b-colder
             """,
         version: CairnVersion.text,
         subcommands: [StatusCommand.self, ListCommand.self, ShowCommand.self, PathCommand.self, VerifyCommand.self, WatchCommand.self,
-                      PinCommand.self, UnpinCommand.self, DeleteCommand.self, DrainCommand.self, MetricsCommand.self])
+                      BranchCommand.self, PinCommand.self, UnpinCommand.self, DeleteCommand.self, DrainCommand.self, MetricsCommand.self])
 
     static func main() {
         Terminal.prepare()

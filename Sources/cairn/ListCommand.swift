@@ -7,8 +7,10 @@ struct ListCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "ls", abstract: "List runs, or the steps of one.",
         discussion: """
-            Steps come newest first, by their sequence: the number of the job's launch, then the count of its saves. A \
-            superseded step belongs to a line that a later launch went back before.
+            Steps come newest first, by their sequence: the number of the job's launch, then the count of its saves. Where a launch \
+            went back to an older step and committed again, the steps that it left are superseded: they stand below that step, indented.
+
+            TIERS: M memory, L local, G global. --json has each step's parent: the sequence that its launch had restored.
 
             EXAMPLE
               cairn ls llama-7b

@@ -18,6 +18,7 @@ import Testing
     @Test func rankZeroNumbersTheAttemptOthersFindIt() {
         let bench = Bench()
         bench.askOpen("s1", rank: 1, worldSize: 2)
+        bench.answerBeside()
         let find = bench.takeTier(.global) { if case .findAttempt(let id, _, _) = $0 { id } else { nil } }
         #expect(find != nil)
         bench.tell(.tier(.global, .attempt(id: find ?? 0, number: nil)))
@@ -92,7 +93,7 @@ import Testing
         bench.stage(key)
         bench.publish(.local)
         bench.write(.global)
-        let count = bench.take { action -> Int? in if case .publish(.global, _, _, _, let count) = action { count } else { nil } }
-        #expect(count == 18)
+        let facts = bench.take { action -> ManifestFacts? in if case .publish(.global, _, _, _, let facts) = action { facts } else { nil } }
+        #expect(facts?.count == 18)
     }
 }

@@ -86,17 +86,31 @@ final class Bench {
         answerResume()
         return answer(call)
     }
+    /// The tier beside knows nothing: no attempt, no choice, no saves.
+    func answerBeside() {
+        guard let beside = engine.beside else { return }
+        while let reply = takeTier(beside, { request -> TierReply? in
+            switch request {
+            case .findAttempt(let id, _, _): .attempt(id: id, number: nil)
+            case .readChoice(let id, _, _, _): .choice(id: id, chosen: false, step: nil, sequence: nil, save: nil, level: nil)
+            case .held(let id, _, _): .scanned(id: id, [])
+            default: nil
+            }
+        }) { tell(.tier(beside, reply)) }
+    }
     func answerNumber(_ number: Int?) {
+        answerBeside()
         let tier = engine.committing
         let id = takeTier(tier) { request -> Int? in
             switch request {
-            case .numberAttempt(let id, _, _, _), .findAttempt(let id, _, _): id
+            case .numberAttempt(let id, _, _, _, _), .findAttempt(let id, _, _): id
             default: nil
             }
         }
         if let id { tell(.tier(tier, .attempt(id: id, number: number))) }
     }
     func answerResume(steps: [StepSummary] = []) {
+        answerBeside()
         let tier = engine.committing
         if let id = takeTier(tier, { if case .readChoice(let id, _, _, _) = $0 { id } else { nil } }) {
             tell(.tier(tier, .choice(id: id, chosen: false, step: nil, sequence: nil, save: nil, level: nil)))
@@ -153,11 +167,21 @@ final class Bench {
     func takeDecisionRequest(_ save: SaveID) -> (id: Int, kind: String)? {
         takeTier(engine.committing) { request -> (Int, String)? in
             switch request {
-            case .decide(let id, _, save, _, _): (id, "decide")
-            case .void(let id, _, save, _): (id, "void")
-            case .look(let id, _, save, _): (id, "look")
-            default: nil
+            case .decide(let id, _, save, _, _, _): return (id, "decide")
+            case .void(let id, _, save, _): return (id, "void")
+            case .look(let id, _, save, _, _, let lists): return (id, lists ? "list" : "look")
+            default: return nil
             }
+        }
+    }
+    /// What older attempts left, as the worker tells it to rank 0's daemon; this node's own list comes first.
+    func answerLeftovers(serving: Int, _ leftovers: [Leftover]) {
+        answerBeside()
+        let tier = engine.committing
+        if let id = takeTier(tier, { if case .newestAttempt(let id, _) = $0 { id } else { nil } }) { tell(.tier(tier, .attempt(id: id, number: nil))) }
+        while let id = takeTier(tier, { if case .have(let id, _, _, _) = $0 { id } else { nil } }) { tell(.tier(tier, .done(id: id))) }
+        if let id = takeTier(tier, { if case .leftovers(let id, _, _) = $0 { id } else { nil } }) {
+            tell(.tier(tier, .leftovers(id: id, serving: serving, leftovers)))
         }
     }
     func decide(_ save: SaveID, _ outcome: DecisionOutcome) {

@@ -110,6 +110,7 @@ import Testing
         bench.open("s")
         let call = bench.newCall(), restored = CommitSequence(attempt: 1, count: 9)
         bench.tell(.choose(call: call, session: "s", restore: 1, step: nil, deadline: nil))
+        bench.answerBeside()
         let choose = bench.takeTier(.global) { if case .choose(let id, _, _, _, _, _) = $0 { id } else { nil } }
         bench.tell(.tier(.global, .choice(id: choose ?? 0, chosen: true, step: 3, sequence: restored, save: nil, level: .committed)))
         #expect(bench.answer(call) == .chosen(step: 3, sequence: restored))

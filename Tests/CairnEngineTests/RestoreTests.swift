@@ -10,6 +10,7 @@ import Testing
     private func choose(_ bench: Bench, _ session: SessionToken, _ restore: Int = 1) -> CallID {
         let call = bench.newCall()
         bench.tell(.choose(call: call, session: session, restore: restore, step: nil, deadline: nil))
+        bench.answerBeside()
         return call
     }
     private func settle(_ bench: Bench, _ session: SessionToken, ok: Bool = true, _ restore: Int = 1) -> CallID {
@@ -85,32 +86,5 @@ import Testing
     @Test func aSettleOfWhatWasNotChosenIsRefused() {
         let bench = two()
         guard case .failed(.invalid)? = bench.answer(settle(bench, "a")) else { Issue.record("not refused"); return }
-    }
-
-    @Test func leftoversAreFinishedOrVoidedBeforeAnythingIsChosen() {
-        let bench = Bench()
-        bench.open("old", worldSize: 2)
-        let key = bench.key(1)
-        bench.save("old", key)
-        bench.stage(key)
-        bench.publish(.local)
-        bench.publish(.global)
-        bench.tell(.tier(.global, .missing(id: bench.takeDecisionRequest(key.save)?.id ?? 0, ranks: [1])))
-        bench.open("new", worldSize: 2, token: "u", number: 2, pid: 9)
-        let call = choose(bench, "new")
-        func chooses() -> Bool { bench.takeTier(.global) { if case .choose = $0 { true } else { nil } } ?? false }
-        bench.wait(ms: 1_000)
-        #expect(!chooses())
-        while let (id, _) = bench.takeDecisionRequest(key.save) { bench.tell(.tier(.global, .missing(id: id, ranks: [1]))) }
-        bench.wait(ms: 15_000)
-        while let (id, kind) = bench.takeDecisionRequest(key.save) {
-            bench.tell(.tier(.global, kind == "void" ? .decision(id: id, .void(reason: "ended")) : .missing(id: id, ranks: [1])))
-        }
-        bench.wait(ms: 1_000)
-        while let (id, _) = bench.takeDecisionRequest(key.save) { bench.tell(.tier(.global, .decision(id: id, .void(reason: "ended")))) }
-        bench.wait(ms: 1_000)
-        #expect(bench.told(key).last == .failed)
-        #expect(chooses())
-        #expect(bench.answer(call) == nil)
     }
 }

@@ -28,44 +28,6 @@ final class TierFolder: Sendable {
     }
 }
 
-/// A rank's file in whole, as the stager would have put it into the pool.
-struct StagedFile {
-    let key: RankSaveKey, plan: FilePlan, layout: Layout, bytes: [UInt8], worldSize: Int
-
-    init(_ shards: [Shard], objects: [(ObjectInfo, [UInt8])] = [], run: RunKey = testRun, save: SaveID, rank: Int = 0, worldSize: Int = 1, seed: UInt64 = 1) throws {
-        key = RankSaveKey(run: run, save: save, rank: rank)
-        layout = try Layout.make(shards: shards, rank: rank, worldSize: worldSize)
-        plan = try FileHeader.make(layout: layout, objects: objects.map(\.0), run: run, save: save, rank: rank, worldSize: worldSize)
-        var generator = SeededGenerator(seed: seed &+ UInt64(rank) &* 1000)
-        var bytes = plan.headerBytes
-        bytes.reserveCapacity(plan.fileBytes + 8)
-        while bytes.count < plan.dataStart + layout.dataBytes {
-            let word = generator.next()
-            for shift in stride(from: UInt64(0), to: 64, by: 8) { bytes.append(UInt8(truncatingIfNeeded: word >> shift)) }
-        }
-        bytes.removeLast(bytes.count - plan.dataStart - layout.dataBytes)
-        for object in objects { bytes += object.1 }
-        self.bytes = bytes
-        self.worldSize = worldSize
-    }
-
-    var crcs: [UInt32] {
-        stride(from: 0, to: bytes.count, by: Sizes.blockBytes).map { Checksum.crc32c(seed: 0, bytes[$0..<min($0 + Sizes.blockBytes, bytes.count)]) }
-    }
-
-    func manifest(count: Int = 1) -> (name: String, record: [UInt8]) {
-        let record = Record.encode(Manifest(run: key.run, save: key.save, rank: key.rank, worldSize: worldSize, layoutDigest: layout.digest, fileBytes: plan.fileBytes,
-                                            dataStart: plan.dataStart, crcs: crcs, count: key.rank == 0 ? count : nil, savedAt: "2026-01-02T03:04:05Z", node: "n"))
-        return (Names.manifest(rank: key.rank, digest: Record.nameDigest(record)), record)
-    }
-
-    func bytes(of name: String) -> [UInt8]? {
-        if let stored = plan.table.shards.first(where: { $0.shard.name == name }) { return Array(bytes[stored.fileOffset..<stored.fileOffset + stored.bytes]) }
-        guard let stored = plan.table.objects.first(where: { $0.object.name == name }) else { return nil }
-        return Array(bytes[stored.fileOffset..<stored.fileOffset + stored.object.bytes])
-    }
-}
-
 struct TierMode: Sendable, CustomTestStringConvertible {
     var ring = Preference.auto, direct = Preference.auto
     var base = "/tmp"
@@ -173,8 +135,12 @@ final class TierHarness {
         }
     }
 
-    func decide(_ save: SaveID, worldSize: Int = 1, parent: CommitSequence? = nil) throws -> (TierReply, [UInt8]) {
-        try ask { .decide(id: $0, run: testRun, save: save, worldSize: worldSize, parent: parent) }
+    func decide(_ save: SaveID, worldSize: Int = 1, participants: [Int]? = nil, parent: CommitSequence? = nil) throws -> (TierReply, [UInt8]) {
+        try ask { .decide(id: $0, run: testRun, save: save, worldSize: worldSize, participants: participants, parent: parent) }
+    }
+
+    func look(_ save: SaveID, worldSize: Int = 1, participants: [Int]? = nil, lists: Bool = true) throws -> TierReply {
+        try ask { .look(id: $0, run: testRun, save: save, worldSize: worldSize, participants: participants, lists: lists) }.0
     }
 
     /// One rank's save, committed.
@@ -186,8 +152,8 @@ final class TierHarness {
         return file
     }
 
-    func steps() throws -> [StepSummary] {
-        guard case .steps(_, let steps) = try ask({ .list(id: $0, run: testRun) }).0 else { return [] }
+    func steps(_ run: RunKey = testRun) throws -> [StepSummary] {
+        guard case .steps(_, let steps) = try ask({ .list(id: $0, run: run) }).0 else { return [] }
         return steps
     }
 

@@ -21,6 +21,10 @@ int cairn_open_root(const char *path);
 int cairn_duplicate(int fd);
 int cairn_status_flags(int fd);
 int cairn_allocate(int fd, int64_t offset, int64_t bytes);
+/// All of a file's blocks, shared until one of the two is changed.
+int cairn_clone(int to, int from);
+/// By the kernel, from the same offset to the same offset; less than asked is usual, 0 at the end.
+ssize_t cairn_copy_range(int to, int from, int64_t offset, size_t bytes);
 
 struct cairn_file_space { uint64_t total_bytes, free_bytes; int64_t type; };
 int cairn_space(int fd, struct cairn_file_space *space);

@@ -77,9 +77,16 @@ public struct StatusView {
                        Table.Cell(save.level.rawValue, save.level == .failed ? .red : .plain), Table.Cell("\(save.ranksStaged)/\(save.ranks)"),
                        Table.Cell(HumanSize.short(save.stagedBytes)), Table.Cell(HumanSize.short(save.localBytes)),
                        Table.Cell(HumanSize.short(save.globalBytes)), Table.Cell(HumanSize.short(save.totalBytes)),
-                       Table.Cell(HumanAge.short(seconds: save.ageMs / 1000)), Table.Cell(save.reason ?? "")])
+                       Table.Cell(HumanAge.short(seconds: save.ageMs / 1000)), Table.Cell(note(save))])
         }
         return table.render(colour: colour)
+    }
+
+    /// What it waits for: the parts of other nodes as far as this one sees them, and what its own part waits for.
+    private func note(_ save: Operations.SaveStatus) -> String {
+        [save.leftover ? "left by an earlier launch, being finished" : nil,
+         save.missing.isEmpty ? nil : "missing \(save.missing.count == 1 ? "rank" : "ranks") \(RankRanges.text(save.missing))",
+         save.reason].compactMap { $0 }.joined(separator: "; ")
     }
 
     private var sessions: String {

@@ -21,6 +21,9 @@ public struct StepView {
         var lines = ["run \(RunName(reply.run, uid: reply.uid, ownUID: ownUID).text), step \(reply.step), sequence \(CommitSequence(wire: reply.sequence))",
                      "\(reply.level.rawValue), saved at \(Table.printable(reply.savedAt))\(age), world size \(reply.worldSize), \(HumanSize.short(reply.bytes))"]
         if let parent = reply.parent { lines.append("its launch had restored sequence \(CommitSequence(wire: parent))") }
+        if let origin = reply.origin {
+            lines.append("branched from run \(Table.printable(origin.run)), step \(origin.step), sequence \(CommitSequence(wire: origin.sequence))")
+        }
         if reply.pinned { lines.append("pinned: retention keeps it") }
         if reply.superseded { lines.append("superseded: a later launch went back before it") }
         lines += reply.metadata.sorted { $0.key < $1.key }.map { "\(Table.printable($0.key)): \(Table.printable($0.value))" }

@@ -1,4 +1,5 @@
-// dev.cairn.Checkpoint: what ranks call. Sessions here; the rest in SaveCalls, LeaseCalls, RestoreCalls and LoadCalls.
+// dev.cairn.Checkpoint: what ranks call. Sessions here; the rest in SaveCalls, LeaseCalls, RestoreCalls, DescribeCalls, LoadCalls and
+// BranchCalls.
 import CairnEngine
 import CairnIO
 import CairnMessages
@@ -47,7 +48,8 @@ extension Daemon {
         case .settle(let parameters): settle(parameters, session, context)
         case .seal: context.fail(.notSupported(feature: "Seal (held saves)"))
         case .put: context.fail(.notSupported(feature: "Put (streamed sources)"))
-        case .promote: context.fail(.notSupported(feature: "Promote"))
+        case .promote(let parameters): promote(parameters, session, context)
+        case .branch(let parameters): branch(parameters, session, context)
         }
     }
 
@@ -81,6 +83,7 @@ extension Daemon {
                 return context.fail(.notPermitted(reason: "rank \(other.rank) of this attempt says the world has \(other.worldSize) ranks, this one says \(parameters.worldSize)"))
             }
         }
+        if let number = parameters.number, number < 1 { return context.fail(.invalidParameter(parameter: "number")) }
         // Open on a connection that has a session replaces it.
         if let former = context.connection.session {
             guard context.connection.isSessionSocket else { return context.fail(.failed(reason: "an attached connection cannot open a session")) }
@@ -107,14 +110,14 @@ extension Daemon {
         context.connection.isSessionSocket = true
         let call = engineCall(context) { [unowned self, weak session] answer in
             switch answer {
-            case .opened(_, _, let needsDescriptor):
+            case .opened(_, let attempt, let needsDescriptor):
                 session?.isOpen = true
                 context.connection.trust()
                 context.reply(Checkpoint.Open.Reply(session: token, node: node, memory: needsDescriptor, limits: [
                     "inFlightPerRank": configuration.limits.inFlightPerRank, "fenceMs": configuration.limits.fenceMs,
                     "messageBytes": configuration.limits.messageBytes, "loadBytes": configuration.limits.loadBytes,
                     "leaseBytes": leaseLimit, "leases": DaemonLimits.leasesPerSession, "layouts": DaemonLimits.layoutsPerSession,
-                    "boxes": DaemonLimits.boxesPerLoad,
+                    "boxes": DaemonLimits.boxesPerLoad, "restores": engine.endedRestores(session: token), "attempt": attempt,
                 ]))
             case .failed(let error):
                 context.connection.session = nil
@@ -126,7 +129,7 @@ extension Daemon {
             }
         }
         deliver(.open(OpenRequest(call: call, session: token, run: session.run, rank: session.rank, worldSize: session.worldSize,
-                                  localWorldSize: parameters.localWorldSize, tokenHash: hash, pid: peer.pid)))
+                                  localWorldSize: parameters.localWorldSize, tokenHash: hash, pid: peer.pid, number: parameters.number)))
     }
 
     func attach(_ parameters: Checkpoint.Attach.Parameters, _ context: CallContext) {

@@ -1,5 +1,5 @@
-// Load: bytes of a step into the rank's leases, from the nearest tier that holds them whole: memory, local, global. Every block is
-// checked before it is handed over (I7).
+// Load: bytes of a step into the rank's leases, from the nearest tier that has all that the Load asks for: memory, local, global. The nearer
+// ones have this node's ranks' parts. Every block is checked before it is handed over (I7).
 import CairnEngine
 import CairnIO
 import CairnMessages
@@ -25,22 +25,24 @@ extension Daemon {
         let job = LoadJob(session: session, context: context, boxes: parameters.boxes, leases: leases,
                           ref: StepRef(run: session.run, step: parameters.step, sequence: sequence, save: save), tiers: engine.tiers)
         counters.loads += 1
-        if let save, let catalog = residentCatalog(session.run, save, sequence), loadFromMemory(job, catalog) { return }
+        if let save, let memory = memoryCatalog(session.run, save, sequence), loadFromMemory(job, memory) { return }
         loadFromTiers(job)
     }
 
     func finish(_ job: LoadJob, _ tier: Tier, _ placed: [PlacedPiece]) {
-        counters.loadedBytes += placed.reduce(0) { $0 + $1.bytes }
+        counters.loadedBytes[tier, default: 0] += placed.reduce(0) { $0 + $1.bytes }
         job.context.reply(Checkpoint.Load.Reply(tier: tier.rawValue, placed: placed.map {
             Checkpoint.Piece(name: $0.name, begin: $0.begin, bytes: $0.bytes, segment: $0.segment, offset: $0.offset)
         }))
     }
 
-    /// False: this box cannot come from memory after all; nothing was begun.
-    func loadFromMemory(_ job: LoadJob, _ catalog: StepCatalog) -> Bool {
-        guard let save = job.ref.save, let resident = engine.resident(run: job.ref.run, save: save) else { return false }
+    /// False: not all of these boxes can come from memory; nothing was begun.
+    func loadFromMemory(_ job: LoadJob, _ memory: MemoryCatalog) -> Bool {
+        guard let save = job.ref.save else { return false }
         let plan: LoadPlan
-        do { plan = try LoadPlan.make(catalog: catalog, boxes: job.boxes, segments: job.leases) } catch {
+        do { plan = try LoadPlan.make(catalog: memory.catalog, boxes: job.boxes, segments: job.leases, near: [job.session.rank]) } catch {
+            // What another node's ranks hold is known to a tier that has all of it.
+            if !memory.isWhole, error.isOfPartsElsewhere { return false }
             job.context.fail(wireError(error))
             return true
         }
@@ -49,7 +51,7 @@ extension Daemon {
             return true
         }
         var byRank: [Int: ResidentRank] = [:]
-        for rank in resident { byRank[rank.rank] = rank }
+        for rank in engine.resident(run: job.ref.run, save: save) { byRank[rank.rank] = rank }
         var checks: [UInt64] = [], copies: [UInt64] = [], checked: Set<Int> = [], held: Set<Int> = []
         for run in plan.runs {
             guard let rank = byRank[run.rank], let crcs = plans[rank.handle]?.crcs, let fileBytes = plans[rank.handle]?.plan.fileBytes else { return false }
@@ -88,7 +90,8 @@ extension Daemon {
         guard job.context.isLive else { return }
         guard !job.tiers.isEmpty else { return job.context.fail(job.failure ?? .noSuchStep(step: job.ref.step)) }
         let tier = job.tiers.removeFirst()
-        let undecided = job.ref.save.map { engine.isWholeLocally(run: job.ref.run, save: $0) } ?? false
+        // A save that the attempt's restore chose is read though this node has no commit of it: the choice was made by what all nodes hold.
+        let undecided = job.ref.save.map { engine.isChosen(run: job.ref.run, save: $0) } ?? false
         // The worker reports each buffer as it is checked; the stager copies it into the leases, then the buffer is free again.
         job.begin()
         askTier(tier, { .load(id: $0, ref: job.ref, boxes: job.boxes, segments: job.leases, undecided: undecided) }) { [unowned self] reply, payload in
@@ -134,6 +137,16 @@ extension Daemon {
         copies[id] = handler
         stager.send(StagerRequest.copyOut(id: id, source: source, verify: checks.count / 4, copies: packed.count / 32),
                     payload: Words.pack(checks) + packed)
+    }
+}
+
+extension SliceError {
+    /// Of an index that lacks some ranks: theirs may be what is not found.
+    fileprivate var isOfPartsElsewhere: Bool {
+        switch self {
+        case .notCovered, .noSuchTensor: true
+        case .boxOutOfRange, .tooManyRuns, .tooLarge: false
+        }
     }
 }
 

@@ -47,9 +47,9 @@ extension Daemon {
                 let steps = unfinished + committed.sorted { $0.sequence > $1.sequence }.map { step in
                     var tiers = [engine.committing.rawValue]
                     if local.contains(step.save) { tiers.insert(Tier.local.rawValue, at: 0) }
-                    if engine.resident(run: key, save: step.save) != nil { tiers.insert(Tier.memory.rawValue, at: 0) }
-                    return Operations.Step(step: step.step, sequence: step.sequence.wire, save: step.save.description, level: .committed,
-                                           ranks: step.worldSize, worldSize: step.worldSize, bytes: step.bytes, pinned: step.pinned,
+                    if !engine.resident(run: key, save: step.save).isEmpty { tiers.insert(Tier.memory.rawValue, at: 0) }
+                    return Operations.Step(step: step.step, sequence: step.sequence.wire, parent: step.parent?.wire, origin: step.origin.map(Operations.Origin.init),
+                                           save: step.save.description, level: .committed, ranks: step.ranks, worldSize: step.worldSize, bytes: step.bytes, pinned: step.pinned,
                                            superseded: step.superseded, savedAt: step.savedAt, tiers: tiers)
                 }
                 let newest = committed.max { $0.sequence < $1.sequence }?.step
@@ -99,7 +99,7 @@ extension Daemon {
                         let folder = stepFolder(run, summary)
                         context.reply(Operations.Describe.Reply(
                             uid: run.uid, run: run.name, step: summary.step, sequence: summary.sequence.wire, save: summary.save.description,
-                            parent: summary.parent?.wire, level: .committed, worldSize: summary.worldSize, bytes: summary.bytes, pinned: summary.pinned,
+                            parent: summary.parent?.wire, origin: summary.origin.map(Operations.Origin.init), level: .committed, worldSize: summary.worldSize, bytes: summary.bytes, pinned: summary.pinned,
                             superseded: summary.superseded, savedAt: summary.savedAt, metadata: index.metadata,
                             files: index.ranks.map { table in
                                 Operations.RankFile(rank: table.rank, node: nil, fileBytes: table.fileBytes, tensors: table.shards.count,

@@ -22,12 +22,16 @@ extension Daemon {
 
     func replyStatus(_ context: CallContext) {
         let all = isOperator(context), pool = engine.poolReport
+        var attempts: [RunKey: Int] = [:]
+        for session in sessions.values {
+            if let number = engine.attemptNumber(session: session.token) { attempts[session.run] = max(attempts[session.run] ?? 0, number) }
+        }
         let saves = engine.saveReports().filter { all || $0.run.uid == context.uid }.map { report in
             Operations.SaveStatus(
                 uid: report.run.uid, run: report.run.name, save: report.save.description, step: report.save.step, level: report.level,
                 ranksStaged: report.stagedRanks, ranks: report.ranks.count, worldSize: report.worldSize, totalBytes: report.bytes,
                 stagedBytes: report.stagedBytes, localBytes: report.localBytes, globalBytes: report.globalBytes, ageMs: report.ageNs / 1_000_000,
-                reason: report.reason)
+                missing: report.missing ?? [], leftover: report.save.attempt < attempts[report.run] ?? 0, reason: report.reason)
         }
         let visible = sessions.values.filter { all || $0.run.uid == context.uid }
         let perRun = Dictionary(grouping: visible, by: \.run).sorted { $0.key < $1.key }.map { run, sessions in
@@ -87,7 +91,9 @@ extension Daemon {
             ("{level=\"accepted\"}", Double(counters.saves)), ("{level=\"staged\"}", Double(counters.staged)),
             ("{level=\"committed\"}", Double(counters.committed)), ("{level=\"failed\"}", Double(counters.failed))])
         metric("staged_bytes_total", "counter", "Bytes copied into the pool.", [("", Double(counters.stagedBytes))])
-        metric("loaded_bytes_total", "counter", "Bytes handed back to ranks.", [("", Double(counters.loadedBytes))])
+        metric("loaded_bytes_total", "counter", "Bytes handed back to ranks, by the tier that they came from.", ([.memory] + engine.tiers).map {
+            ("{tier=\"\($0.rawValue)\"}", Double(counters.loadedBytes[$0] ?? 0))
+        })
         let tiers = engine.tierReports
         metric("tier_up", "gauge", "Whether the tier answers.", tiers.map { ("{tier=\"\($0.tier.rawValue)\"}", $0.up && !$0.stalled ? 1 : 0) })
         metric("tier_queued_bytes", "gauge", "Bytes that wait to be written.", tiers.map { ("{tier=\"\($0.tier.rawValue)\"}", Double($0.queuedBytes)) })

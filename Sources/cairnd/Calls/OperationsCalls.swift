@@ -13,6 +13,11 @@ extension Daemon {
         case .runs(let parameters): runs(parameters, context)
         case .describe(let parameters):
             withRun(parameters.uid, parameters.run, context) { describeStep($0, parameters.step, parameters.sequence, context) }
+        case .branch(let parameters):
+            withRun(parameters.uid, parameters.run, context) { run in
+                guard RunKey.isValidName(parameters.into) else { return context.fail(.invalidParameter(parameter: "into")) }
+                branch(into: RunKey(uid: run.uid, name: parameters.into), from: run, step: parameters.step, sequence: parameters.sequence, context)
+            }
         case .path(let parameters): withRun(parameters.uid, parameters.run, context) { path($0, parameters.step, context) }
         case .verify(let parameters): withRun(parameters.uid, parameters.run, context) { verify($0, parameters.step, parameters.tier, context) }
         case .pin(let parameters): withRun(parameters.uid, parameters.run, context) { pin($0, parameters.step, true, context) }

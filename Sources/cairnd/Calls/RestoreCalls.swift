@@ -1,4 +1,4 @@
-// The way back: which step (Choose, Settle: the engine's), and what it holds (Steps, Describe). Its bytes are in LoadCalls.
+// The way back: which step (Choose, Settle: the engine's), and which there are (Steps). What one holds is in DescribeCalls, its bytes in LoadCalls.
 import CairnEngine
 import CairnIO
 import CairnMessages
@@ -44,7 +44,7 @@ extension Daemon {
             case .failure(let error): context.fail(error)
             case .success(let steps):
                 var all = steps.map { step in
-                    Checkpoint.Step(step: step.step, sequence: step.sequence.wire, level: .committed, ranks: step.worldSize, worldSize: step.worldSize,
+                    Checkpoint.Step(step: step.step, sequence: step.sequence.wire, level: .committed, ranks: step.ranks, worldSize: step.worldSize,
                                     bytes: step.bytes, pinned: step.pinned, superseded: step.superseded, savedAt: step.savedAt)
                 }
                 for report in engine.saveReports(run: session.run) where report.reason == nil {
@@ -76,75 +76,5 @@ extension Daemon {
             default: handler(.failure(.failed(reason: "the \(committing) tier's worker answered with something else")))
             }
         }
-    }
-
-    func describe(_ parameters: Checkpoint.Describe.Parameters, _ session: ClientSession, _ context: CallContext) {
-        index(session.run, step: parameters.step, sequence: parameters.sequence.map(CommitSequence.init(wire:))) { result in
-            switch result {
-            case .failure(let error): context.fail(error)
-            case .success(let index):
-                let names = parameters.names.map(Set.init)
-                var shards: [Checkpoint.Shard] = [], objects: [Checkpoint.Object] = []
-                for table in index.ranks {
-                    for stored in table.shards where names?.contains(stored.shard.name) ?? true {
-                        shards.append(Checkpoint.Shard(stored.shard, rank: table.rank))
-                    }
-                    for stored in table.objects where names?.contains(stored.object.name) ?? true {
-                        objects.append(Checkpoint.Object(stored.object, rank: table.rank))
-                    }
-                }
-                context.reply(Checkpoint.Describe.Reply(worldSize: index.worldSize, shards: shards, objects: objects, metadata: index.metadata))
-            }
-        }
-    }
-
-    /// Where everything of a step is: from memory where all of it lies there, else from a tier that can say.
-    func index(_ run: RunKey, step: Int, sequence: CommitSequence?, _ handler: @escaping (Result<StepIndex, WireError>) -> Void) {
-        guard let sequence else {
-            return listSteps(run) { [unowned self] result in
-                switch result {
-                case .failure(let error): handler(.failure(error))
-                case .success(let steps):
-                    guard let newest = steps.filter({ $0.step == step }).max(by: { $0.sequence < $1.sequence }) else {
-                        return handler(.failure(.noSuchStep(step: step)))
-                    }
-                    index(run, step: step, sequence: newest.sequence, handler)
-                }
-            }
-        }
-        let save = engine.save(run: run, sequence: sequence)
-        if let save, let catalog = residentCatalog(run, save, sequence) { return handler(.success(catalog.index)) }
-        let ref = StepRef(run: run, step: step, sequence: sequence, save: save)
-        func ask(_ tiers: ArraySlice<Tier>, _ last: WireError) {
-            guard let tier = tiers.first else { return handler(.failure(last)) }
-            askTier(tier, { .describe(id: $0, ref: ref) }) { [unowned self] reply, payload in
-                switch reply {
-                case .index:
-                    do {
-                        let index = try MessageCoding.decode(StepIndex.self, from: payload)
-                        // A tier beside knows only the ranks that it holds.
-                        guard index.ranks.count == index.worldSize else { return ask(tiers.dropFirst(), .noSuchStep(step: step)) }
-                        handler(.success(index))
-                    } catch {
-                        ask(tiers.dropFirst(), .failed(reason: "the \(tier) tier's index of step \(step) does not parse: \(error)"))
-                    }
-                case .failed(_, let failure): ask(tiers.dropFirst(), wireError(failure, tier: tier, step: step))
-                default: ask(tiers.dropFirst(), .noSuchStep(step: step))
-                }
-            }
-        }
-        ask(engine.tiers.reversed()[...], .noSuchStep(step: step))
-    }
-
-    /// Where everything of a step is that lies whole in memory. Kept for the step that is being restored: its Loads are many.
-    func residentCatalog(_ run: RunKey, _ save: SaveID, _ sequence: CommitSequence) -> StepCatalog? {
-        guard let resident = engine.resident(run: run, save: save) else { return nil }
-        if let kept = restoring, kept.run == run, kept.catalog.index.save == save, kept.catalog.index.sequence == sequence { return kept.catalog }
-        let held = resident.compactMap { plans[$0.handle] }
-        guard held.count == resident.count, let first = held.first else { return nil }
-        let catalog = StepCatalog(StepIndex(step: save.step, sequence: sequence, save: save, worldSize: first.worldSize, metadata: first.metadata,
-                                            ranks: held.map(\.plan.table)))
-        restoring = (run, catalog)
-        return catalog
     }
 }

@@ -55,11 +55,16 @@ extension Daemon {
 
     func save(_ parameters: Checkpoint.Save.Parameters, _ session: ClientSession, _ context: CallContext) {
         if parameters.hold == true { return context.fail(.notSupported(feature: "held saves")) }
-        if parameters.participants != nil { return context.fail(.notSupported(feature: "participants")) }
         guard let step = parameters.step, step >= 0 else { return context.fail(.invalidParameter(parameter: "step")) }
         guard (1...1_000_000).contains(parameters.attemptTry) else { return context.fail(.invalidParameter(parameter: "try")) }
         let upto = parameters.upto ?? .committed
         guard upto != .failed, upto != .accepted else { return context.fail(.invalidParameter(parameter: "upto")) }
+        var participants = parameters.participants
+        if let ranks = participants {
+            guard Self.areParticipants(ranks, rank: session.rank, worldSize: session.worldSize) else { return context.fail(.invalidParameter(parameter: "participants")) }
+            // All of them said in full is the same save as all of them unsaid.
+            if ranks.count == session.worldSize { participants = nil }
+        }
         guard let registered = session.layout(parameters.layout) else { return context.fail(.unknownLayout(layout: parameters.layout)) }
         let metadata = parameters.metadata ?? [:]
         guard metadata.count <= DaemonLimits.metadataEntries,
@@ -68,7 +73,8 @@ extension Daemon {
         }
         guard let attempt = engine.attemptNumber(session: session.token) else { return context.fail(.notOpen) }
         let id = SaveID(attempt: attempt, step: step, attemptTry: parameters.attemptTry)
-        let objects = parameters.objects ?? []
+        let objects = parameters.objects ?? [], isCopies = parameters.copies == true
+        guard !isCopies || objects.isEmpty else { return context.fail(.invalidParameter(parameter: "objects")) }
         let plan: FilePlan
         do {
             plan = try FileHeader.make(layout: registered.layout, objects: objects.map(\.model), run: session.run, save: id,
@@ -85,8 +91,9 @@ extension Daemon {
         }
         let handle = nextHandle
         nextHandle += 1
-        plans[handle] = PlannedSave(session: session.token, run: session.run, save: id, rank: session.rank, worldSize: session.worldSize,
-                                    layoutDigest: registered.layout.digest, plan: plan, metadata: metadata,
+        plans[handle] = PlannedSave(session: session.token, run: session.run, save: id,
+                                    rank: isCopies ? Copies.number(of: session.rank) : session.rank, worldSize: session.worldSize,
+                                    memberCount: participants?.count ?? session.worldSize, layoutDigest: registered.layout.digest, plan: plan, metadata: metadata,
                                     parent: engine.attemptParent(session: session.token), upto: upto,
                                     savedAt: Clock.iso8601(Clock.utcSeconds()))
         let call = engineCall(context) { [unowned self] answer in
@@ -103,7 +110,25 @@ extension Daemon {
                                    fileBytes: plan.fileBytes, objects: extents)
         deliver(.save(SaveRequest(call: call, session: session.token, handle: handle, step: step, attemptTry: parameters.attemptTry, upto: upto,
                                   staging: staging, eagerChunks: eagerChunks(registered.layout, plan),
-                                  waitsForEager: registered.hasEagerBytes || !extents.isEmpty)))
+                                  waitsForEager: registered.hasEagerBytes || !extents.isEmpty, participants: participants, isCopies: isCopies)))
+    }
+
+    /// Ascending ranks of the world, rank 0, whose count orders the save, and the caller among them.
+    static func areParticipants(_ ranks: [Int], rank: Int, worldSize: Int) -> Bool {
+        ranks.first == 0 && ranks.contains(rank) && (ranks.last ?? 0) < worldSize && zip(ranks, ranks.dropFirst()).allSatisfy { $0 < $1 }
+    }
+
+    func promote(_ parameters: Checkpoint.Promote.Parameters, _ session: ClientSession, _ context: CallContext) {
+        guard parameters.step >= 0 else { return context.fail(.invalidParameter(parameter: "step")) }
+        guard [.local, .global, .committed].contains(parameters.level) else { return context.fail(.invalidParameter(parameter: "level")) }
+        let call = engineCall(context) { [unowned self] answer in
+            switch answer {
+            case .promoted: context.reply(Nothing())
+            case .failed(let error): context.fail(wireError(error))
+            default: preconditionFailure("a Promote was answered with \(answer)")
+            }
+        }
+        deliver(.promote(call: call, session: session.token, step: parameters.step, level: parameters.level))
     }
 
     /// Chunks with eager bytes, ascending: the header's, those of eager shards, and the objects'.
@@ -137,7 +162,7 @@ extension Daemon {
 
     /// A save that this process does not know (it was started since): the decision file does.
     func lookDecision(_ run: RunKey, _ id: SaveID, _ context: CallContext) {
-        askTier(engine.committing, { .look(id: $0, run: run, save: id, worldSize: 0) }) { reply, _ in
+        askTier(engine.committing, { .look(id: $0, run: run, save: id, worldSize: 0, participants: nil, lists: false) }) { reply, _ in
             switch reply {
             case .decision(_, .committed): context.reply(Checkpoint.Wait.Reply(level: .committed))
             case .decision(_, .void(let reason)): context.reply(Checkpoint.Wait.Reply(level: .failed, reason: reason))

@@ -44,24 +44,35 @@ struct RegisteredLayout {
 /// What main keeps of one rank's save until the engine forgets it: what the file is, and its blocks' CRCs as they come.
 final class PlannedSave {
     let session: String
+    /// `rank`: the file's number, that of a rank's own part or of its copies.
     let run: RunKey, save: SaveID, rank: Int, worldSize: Int
+    /// How many ranks take part.
+    let memberCount: Int
     let layoutDigest: String
     var plan: FilePlan
     let metadata: [String: String]
     let parent: CommitSequence?
+    /// As it was asked for; a promotion raises what the engine says.
     let upto: Level
     let savedAt: String
     var crcs: [UInt32]
+    /// What the file holds, under its number.
+    var table: RankTable {
+        var table = plan.table
+        table.rank = rank
+        return table
+    }
     /// The manifest's record and name, made once: both tiers get the same bytes.
     var manifest: (name: String, bytes: [UInt8])?
 
-    init(session: String, run: RunKey, save: SaveID, rank: Int, worldSize: Int, layoutDigest: String, plan: FilePlan, metadata: [String: String],
-         parent: CommitSequence?, upto: Level, savedAt: String) {
+    init(session: String, run: RunKey, save: SaveID, rank: Int, worldSize: Int, memberCount: Int, layoutDigest: String, plan: FilePlan,
+         metadata: [String: String], parent: CommitSequence?, upto: Level, savedAt: String) {
         self.session = session
         self.run = run
         self.save = save
         self.rank = rank
         self.worldSize = worldSize
+        self.memberCount = memberCount
         self.layoutDigest = layoutDigest
         self.plan = plan
         self.metadata = metadata

@@ -17,13 +17,15 @@ extension Daemon {
             }
         case .tier(let tier, .write(let writes)): tierLinks[tier]?.send(TierRequest.write(writes.map(withInstance)))
         case .tier(let tier, let request): tierLinks[tier]?.send(request)
-        case .publish(let tier, let id, let file, let handle, let count): publish(tier, id: id, file: file, handle: handle, count: count)
+        case .publish(let tier, let id, let file, let handle, let facts): publish(tier, id: id, file: file, handle: handle, facts)
         case .recordDecision(let tier, let id, let run, let save):
+            // The engine asks for it while it handles the reply that brought the record, and never later.
+            assert(!decisionRecord.isEmpty, "a copy of save \(save)'s decision without its record")
             tierLinks[tier]?.send(TierRequest.recordDecision(id: id, run: run, save: save), payload: decisionRecord)
         case .tell(let notice): tell(notice)
         case .forget(let handle):
-            guard let plan = plans.removeValue(forKey: handle) else { return }
-            if let kept = restoring, kept.run == plan.run, kept.catalog.index.save == plan.save { restoring = nil }
+            plans[handle] = nil
+            if restoring?.handles.contains(handle) == true { restoring = nil }
         case .endSession(let token, let reason, let replaced):
             guard let session = sessions[token] else { return }
             endSession(session, reason: reason, replaced: replaced)
@@ -44,7 +46,7 @@ extension Daemon {
         return write
     }
 
-    private func publish(_ tier: Tier, id: Int, file: Int, handle: Int, count: Int?) {
+    private func publish(_ tier: Tier, id: Int, file: Int, handle: Int, _ facts: ManifestFacts) {
         guard let plan = plans[handle] else { return publishRecovered(tier, id: id, file: file, handle: handle) }
         let checksums = BlockChecksums.encode(plan.crcs)
         let manifest: (name: String, bytes: [UInt8])
@@ -53,8 +55,9 @@ extension Daemon {
         } else {
             let record = Record.encode(Manifest(
                 run: plan.run, save: plan.save, rank: plan.rank, worldSize: plan.worldSize, layoutDigest: plan.layoutDigest,
-                fileBytes: plan.plan.fileBytes, dataStart: plan.plan.dataStart, crcs: plan.crcs, count: count,
-                parent: plan.rank == 0 ? plan.parent : nil, upto: plan.upto, metadata: plan.rank == 0 ? plan.metadata : nil, savedAt: plan.savedAt, node: node))
+                fileBytes: plan.plan.fileBytes, dataStart: plan.plan.dataStart, crcs: plan.crcs, count: facts.count,
+                parent: plan.rank == 0 ? plan.parent : nil, previous: facts.previous, participants: facts.participants,
+                upto: engine.upto(ofHandle: handle) ?? plan.upto, metadata: plan.rank == 0 ? plan.metadata : nil, savedAt: plan.savedAt, node: node))
             manifest = (Names.manifest(rank: plan.rank, digest: Record.nameDigest(record)), record)
             plan.manifest = manifest
         }

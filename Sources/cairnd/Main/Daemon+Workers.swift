@@ -186,6 +186,7 @@ extension Daemon {
             } else {
                 if case .decision = reply { decisionRecord = frame.payload }
                 deliver(.tier(tier, reply))
+                decisionRecord = []
             }
         }
     }

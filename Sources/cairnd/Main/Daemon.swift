@@ -51,11 +51,11 @@ final class Daemon {
     /// Main's own requests to tier workers; ids far above the engine's.
     var tierCalls: [Int: TierCall] = [:]
     var nextTierCall = 1 << 40
-    /// What is in memory of the step that is being restored from there.
-    var restoring: (run: RunKey, catalog: StepCatalog)?
+    /// What is in memory here of the step that is being restored from there.
+    var restoring: MemoryCatalog?
     var copies: [Int: (CopyResult) -> Void] = [:]
     var leasesAsked: [Int: (String?) -> Void] = [:]
-    /// The decision record of the tier reply being handled: `recordDecision` copies it to the local tier.
+    /// The record in the `decision` reply being handled, a commit's or a void's: `recordDecision` copies it to the local tier.
     var decisionRecord: [UInt8] = []
 
     var pendingEvents: [Event] = []
@@ -80,6 +80,8 @@ final class Daemon {
         limits.fenceMs = configuration.limits.fenceMs
         limits.commitTimeoutMs = configuration.limits.commitTimeoutMs
         limits.attemptTimeoutMs = configuration.limits.attemptTimeoutMs
+        // Sixteen hex digits are a number of 64 bits.
+        limits.jitterSeed = UInt64(Entropy.hex(bytes: 8), radix: 16) ?? 0
         var tiers: [Tier] = []
         if configuration.tiers.local != nil { tiers.append(.local) }
         if configuration.tiers.global != nil { tiers.append(.global) }
@@ -210,7 +212,9 @@ final class Daemon {
 /// Totals since the start, for metrics.
 struct Counters {
     var saves = 0, staged = 0, committed = 0, failed = 0, restores = 0, loads = 0
-    var stagedBytes = 0, loadedBytes = 0
+    var stagedBytes = 0
+    /// By the tier that they came from.
+    var loadedBytes: [Tier: Int] = [:]
 }
 
 /// Who sees every user's runs.

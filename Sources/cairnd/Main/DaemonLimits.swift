@@ -23,6 +23,8 @@ enum DaemonLimits {
     static let boxesPerLoad = 100_000
     /// A tier worker's answer to a client's call (listing, describing, loading) is waited for this long.
     static let tierCallSeconds = 120
+    /// A branch copies all bytes of a step where the filesystem cannot share them; a repeated call goes on after this.
+    static let branchSeconds = 3600
     /// Space is asked for with each Status; the last known is shown after this long: a hung filesystem must not hide the rest.
     static let spaceSeconds = 1
     /// A worker's answer to `start` is waited for this long before the daemon goes on without it.
