@@ -10,45 +10,55 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
 from . import attempt as attempts
-from . import errors, limits, process
+from . import errors, launch, limits, options, process
+from .foreign import Objects
 from .guard import Guard, Lazy
-from .layout import Layouts, Replicated
+from .history import History
+from .layout import Content, Layouts, Replicated
 from .link import Link
 from .pickles import AllowPickle
-from .restore import Objects, Wish
+from .reactions import Reactions
+from .restore import Wish
 from .restore import restore as restore_state
 from .saves import Failures, Save, level_named
-from .sending import send
-from .session import Who
-from .wire import CHECKPOINT, OPERATIONS
+from .scopes import Keyed, Scopes, Shared
+from .sending import deliver, send
+from .session import Session, Who
+from .wire import CHECKPOINT
 
 log = logging.getLogger("cairn")
 
-_RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_EVERY = {"global": "committed", "local": "local", "memory": "staged"}
 
-
-class Checkpointer:
+class Checkpointer(History):
     """Saves one rank's state through the node's daemon, and restores it.
 
     Args:
         run: the training job's name, ``[A-Za-z0-9][A-Za-z0-9._-]{0,99}``: one history of checkpoints.
         rank, world_size, local_rank, local_world_size: default to RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, else one rank.
+            Where only the launcher says how many ranks share this node (Slurm, Open MPI, ...), that is found too.
         socket: the daemon's; default: CAIRN_SOCKET, else where it usually listens.
         attempt: a token equal on all ranks of this launch and new for each launch; default: agreed on by the ranks (all of them
             must construct at the same time then).
         every: how often a save goes how far, in steps: ``{"memory": 1, "local": 10, "global": 500}``.
-        replicated: plain tensors of a larger world that are equal on all ranks (True, or patterns of names): stored once.
-            By default they are each rank's own.
+        replicated: plain tensors of a larger world that are equal on all ranks (True, or patterns of names): each is written
+            once, by one of the ranks. By default they are each rank's own.
+        check_replicas: compare replicated tensors, DTensors' too, at each save by their CRC-32: a save in which one differs between
+            ranks fails and names it. It reads them all before save() returns; else a difference is not noticed, and the copy of
+            the rank that writes it is what is stored.
+        shared: plain values that are equal on all ranks (True, or patterns of names), which is checked: restored by any number of
+            ranks. Those that must be pickled are equal only if their pickles are.
+        keyed: patterns of names, and this rank's key for the values under them, as ``{"loader.*": f"data-{shard}"}``: restored by
+            the rank that names the same key. All others are their rank's own.
+        branch_from: for a new run, "run", "run@step" or "run@step.attempt-count": it begins with that step of another run of this
+            user, the newest by default, with no copy of bytes where the filesystem can share them. Say it in each launch.
         on_unavailable: "warn", or "raise" Unavailable at save() when there is no daemon.
         on_failure: "warn", or "raise" CheckpointFailed at the next save() after one that failed.
         max_without_commit: seconds; save() raises NoCommit when nothing was committed for longer.
@@ -68,32 +78,30 @@ class Checkpointer:
         attempt: str | None = None,
         every: Mapping[str, int] | None = None,
         replicated: Replicated = False,
+        check_replicas: bool = False,
+        shared: Shared = False,
+        keyed: Keyed | None = None,
+        branch_from: str | None = None,
         on_unavailable: str = "warn",
         on_failure: str = "warn",
         max_without_commit: float | None = None,
     ) -> None:
-        if not _RUN.fullmatch(run):
-            raise ValueError(f"run '{run}' must be letters, digits, '.', '_' and '-', begin with a letter or digit, at most 100")
-        for value, name in ((on_unavailable, "on_unavailable"), (on_failure, "on_failure")):
-            if value not in ("warn", "raise"):
-                raise ValueError(f"{name} is 'warn' or 'raise', not {value!r}")
-        if every is not None and (not every or not set(every) <= set(_EVERY) or min(every.values()) < 1):
-            raise ValueError(f"every has steps of at least 1 for some of {', '.join(sorted(_EVERY))}, not {dict(every)!r}")
+        self.run = options.check_run(run)
+        self._reactions = Reactions(on_unavailable, on_failure, max_without_commit)
+        self._every = options.Every(every)
+        self._branch = None if branch_from is None else options.branch_of(branch_from)
+        self._scopes = Scopes(shared, keyed)
         rank = process.number("RANK", rank, 0)
         world_size = process.number("WORLD_SIZE", world_size, 1)
         if not 0 <= rank < world_size:
             raise ValueError(f"rank {rank} is not below the world size {world_size}")
-        self.run = run
         self.rank = rank
         self.world_size = world_size
-        self._every = dict(every) if every is not None else None
-        self._raise_unavailable = on_unavailable == "raise"
-        self._raise_failure = on_failure == "raise"
-        self._max_without_commit = max_without_commit
+        here = launch.local(local_rank, local_world_size, world_size)
         token = attempt if attempt is not None else attempts.token(rank, world_size)
-        self._counters = attempts.counters(token, run, rank)
-        local = process.optional("LOCAL_RANK", local_rank)
-        who = Who(run, rank, world_size, local, process.optional("LOCAL_WORLD_SIZE", local_world_size), token)
+        path = str(socket) if socket is not None else limits.default_socket()
+        self._counters = attempts.counters(token, world_size, run, rank, path)
+        who = Who(run, rank, world_size, *here, token)
         this = weakref.ref(self)
 
         def fence() -> None:
@@ -102,14 +110,20 @@ class Checkpointer:
                 alive._fence_frozen()
 
         self._guard = Guard(fence)
-        self._layouts = Layouts(world_size=world_size, guard=self._guard, replicated=replicated, rank=rank)
+        self._layouts = Layouts(
+            world_size=world_size,
+            rank=rank,
+            guard=self._guard,
+            replicated=replicated,
+            scopes=self._scopes,
+            check_replicas=check_replicas,
+            node=launch.node(rank, *here, world_size),
+        )
         self._last: Save | None = None
-        self._failures = Failures()
         self._closed = False
         self._saving = threading.Lock()
         self._pid = os.getpid()
-        self._absent_warned = False
-        self._link = Link(str(socket) if socket is not None else limits.default_socket(), who, self._on_failed)
+        self._link = Link(path, who, self._reactions.failed)
         self._link.start()
         process.register(self)
 
@@ -122,7 +136,7 @@ class Checkpointer:
     @property
     def failures(self) -> int:
         """How many saves have failed or never began."""
-        return self._failures.count
+        return self._reactions.failures.count
 
     # Saving.
 
@@ -146,6 +160,7 @@ class Checkpointer:
         level: str | None = None,
         lazy: Lazy = None,
         metadata: Mapping[str, str] | None = None,
+        participants: Iterable[int] | None = None,
     ) -> Save:
         """Save ``state`` as ``step``; return once its eager tensors and its plain values are staged.
 
@@ -156,6 +171,8 @@ class Checkpointer:
             level: how far it goes: staged, local, global or committed; default: as ``every`` says, else committed.
             lazy: True or patterns of names: copied after save() has returned; the caller fences (``lock``). Adds to ``guard``.
             metadata: texts stored with the checkpoint.
+            participants: the ranks that take part, the same on each of them, rank 0 among them; default: all. The others must not
+                call save(). In this attempt, the same step can then be saved again by the same ranks only.
         Returns:
             the save; where there is no daemon, one that has failed.
         Raises:
@@ -163,44 +180,43 @@ class Checkpointer:
         """
         if step < 0:
             raise ValueError(f"step {step} is negative")
-        upto = level_named(level) if level is not None else self._level_of(step)
+        upto = level_named(level) if level is not None else self._every.level(step)
+        ranks = options.participants_of(participants, self.rank, self.world_size)
         with self._saving:
-            return self._save(step, upto, state, lazy, metadata)
+            return self._save(step, upto, state, lazy, metadata, ranks)
 
-    def _save(self, step: int, upto: str, state: Any, lazy: Lazy, metadata: Mapping[str, str] | None) -> Save:
-        self._raise_due()
+    def _save(
+        self, step: int, upto: str, state: Any, lazy: Lazy, metadata: Mapping[str, str] | None, ranks: list[int] | None
+    ) -> Save:
+        attempts.release_store()
+        self._reactions.raise_due(self._link)
         if self._last is not None:
             self._link.fence(self._last)
         save = Save(step, upto)
         session = self._link.session
         attempt_try = self._counters.next_try(step)
         if session is None or self._closed:
-            return self._unavailable(save)
-        content = self._layouts.content(state, lazy)
+            reason = "the checkpointer is closed" if self._closed else self._link.down
+            return self._reactions.unavailable(save, reason, self._link.ended)
+        content = self._layouts.content(state, lazy, ranks)
         save._held = content.held
         save._lazy = content.lazy
-        self._absent_warned = False
+        self._reactions.available()
         self._last = save
-        self._link.begin(save)
-        try:
-            reply = send(self._link, session, content, save, attempt_try, metadata)
-            self._link.accept(save, str(reply["save"]), int(reply["bytes"]))
-        except errors.InvalidShard as refusal:
-            self._link.refuse(save, str(refusal))
-            raise
-        except errors.AttemptEnded as refusal:
-            self._link.ended = refusal
-            self._link.refuse(save, str(refusal))
-        except errors.WireError as refusal:
-            self._link.refuse(save, str(refusal))
-        except (errors.CairnError, OSError, KeyError, TypeError, ValueError) as failure:
-            self._link.lose(session, str(failure))
-            self._link.refuse(save, str(failure))
-        except BaseException as end:  # as ^C in mid-call: the reply that is still to come would be taken for the next call's
-            self._link.lose(session, f"save() was interrupted by {type(end).__name__}")
-            self._link.refuse(save, f"save() was interrupted by {type(end).__name__}")
-            raise
+        deliver(self._link, session, save, lambda: self._send(session, content, save, attempt_try, metadata, ranks))
         return save
+
+    def _send(
+        self,
+        session: Session,
+        content: Content,
+        save: Save,
+        attempt_try: int,
+        metadata: Mapping[str, str] | None,
+        ranks: list[int] | None,
+    ) -> dict[str, Any]:
+        self._begin_branch(session)
+        return send(self._link, session, content, save, attempt_try, metadata, ranks)
 
     def _fence_frozen(self) -> None:
         """Wait, where a save has lazy tensors that are not copied yet."""
@@ -208,40 +224,24 @@ class Checkpointer:
         if save is not None and save._lazy is not None and not save.free and os.getpid() == self._pid:
             self._link.fence(save)
 
-    def _unavailable(self, save: Save) -> Save:
-        reason = "the checkpointer is closed" if self._closed else self._link.down
-        if self._raise_unavailable:
-            raise errors.Unavailable(f"step {save.step} cannot be saved: {reason}") from self._link.ended
-        save._fail(reason)
-        self._failures.note(save)
-        if not self._absent_warned:  # once until the daemon is back: a step can take milliseconds
-            self._absent_warned = True
-            log.warning("cairn: step %d is not saved, nor those that follow: %s", save.step, reason)
-        return save
+    def _begin_branch(self, session: Session) -> None:
+        """Let the run begin where ``branch_from`` says. Every rank asks before it does anything else with the run, for the one that
+        asks first need not be rank 0; what stands already is answered, in later launches too.
 
-    def _on_failed(self, save: Save) -> None:
-        self._failures.note(save)
-        log.warning("cairn: checkpoint of step %d failed: %s", save.step, save.reason)
+        Raises:
+            NoSuchRun, NoSuchStep: there is nothing to branch from. NotPermitted: the run has steps of its own already."""
+        branch = self._branch
+        if branch is not None:
+            session.load_call(
+                "Branch", {"from": branch.run, "step": branch.step, "sequence": branch.sequence}, timeout=limits.BRANCH_SECONDS
+            )  # fmt: skip
+            self._branch = None
 
-    def _raise_due(self) -> None:
-        if self._raise_failure:
-            self.check_for_errors()
-        bound = self._max_without_commit
-        if bound is not None and time.monotonic() - self._link.last_commit > bound:
-            why = self._link.down if self._link.session is None else "see check_for_errors()"
-            raise errors.NoCommit(f"nothing was committed for {bound:g} s: {why}")
-
-    def _level_of(self, step: int) -> str:
-        if self._every is None:
-            return "committed"
-        due = [name for name in _EVERY if name in self._every]
-        return _EVERY[next((name for name in due if step % self._every[name] == 0), due[-1])]
-
-    # Waiting and asking.
+    # Waiting.
 
     def should_save(self, step: int) -> bool:
         """Whether ``every`` asks for a save at this step; without it, always."""
-        return self._every is None or any(step % period == 0 for period in self._every.values())
+        return self._every.is_due(step)
 
     def wait_until_finished(self, *, timeout: float = limits.FINISH_SECONDS) -> None:
         """Wait until every save has ended, at its level or failed (which ``check_for_errors`` tells).
@@ -261,37 +261,7 @@ class Checkpointer:
 
     def check_for_errors(self) -> None:
         """Raise CheckpointFailed for the first save that failed since the last call; the text counts the others."""
-        self._failures.check()
-
-    def steps(self) -> list[dict[str, Any]]:
-        """The run's checkpoints as the daemon lists them (dev.cairn.Checkpoint.Steps), newest first by sequence.
-
-        Raises:
-            Unavailable: there is no daemon."""
-        session = self._link.wait_for_session(limits.CONNECT_SECONDS)
-        try:
-            found = session.load_call("Steps", {"run": self.run}).get("steps", [])
-        except errors.NoSuchRun:
-            return []
-        return [entry for entry in found if isinstance(entry, dict)]
-
-    def all_steps(self) -> list[int]:
-        """The committed steps, ascending."""
-        return sorted({int(entry["step"]) for entry in self.steps() if entry["level"] == "committed"})
-
-    def latest_step(self) -> int | None:
-        """The newest committed step that is not superseded, by sequence: what restore() takes. None: there is none."""
-        whole = [entry for entry in self.steps() if entry["level"] == "committed" and not entry["superseded"]]
-        return int(max(whole, key=lambda entry: int(entry["sequence"]))["step"]) if whole else None
-
-    def delete(self, step: int) -> None:
-        """Delete a committed step on all tiers.
-
-        Raises:
-            NoSuchStep: it is not there. NotPermitted: it is the newest, or in use."""
-        session = self._link.wait_for_session(limits.CONNECT_SECONDS)
-        with session.loads_lock:
-            session.loads.call(OPERATIONS + "Delete", {"run": self.run, "step": step})
+        self._reactions.failures.check()
 
     # Restoring.
 
@@ -314,7 +284,7 @@ class Checkpointer:
             step: default: the newest whole step.
             strict: raise Mismatch when a tensor is missing, or of another shape or dtype; else restore what fits.
             allow_pickle: see pickles.AllowPickle.
-            objects: for a step of another world size; see restore.Objects.
+            objects: for a step of another world size, or that this rank took no part in; see foreign.Objects.
             timeout: seconds to agree with the other ranks.
         Returns:
             the step, or None when the run has nothing to restore.
@@ -325,9 +295,11 @@ class Checkpointer:
             self._link.fence(self._last)
         if self._closed:
             raise errors.Unavailable("the checkpointer is closed")
-        session = self._link.wait_for_session(limits.CALL_SECONDS)
+        session = self._link.wait_for_session(limits.CALL_SECONDS, opening=min(timeout, limits.OPEN_SECONDS))
         try:
-            return restore_state(session, self._counters, Wish(state, step, strict, allow_pickle, objects, timeout))
+            self._begin_branch(session)
+            wish = Wish(state, step, strict, allow_pickle, objects, timeout, self._scopes.keys)
+            return restore_state(session, self._counters, wish)
         except BaseException as failure:
             if session.loads.dead:
                 self._link.lose(session, str(failure) or type(failure).__name__)
@@ -358,5 +330,5 @@ class Checkpointer:
     def forked(self) -> None:
         self._link.forget()
         self._saving = threading.Lock()
-        self._failures = Failures()
+        self._reactions.failures = Failures()
         self._last = None

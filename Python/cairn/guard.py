@@ -13,7 +13,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from . import tensors
+from . import placement, tensors
 from .tree import tensor_classes
 
 Lazy = bool | Sequence[str] | None
@@ -83,7 +83,7 @@ class Guard:
 
         def owned(tensor: Any) -> None:
             if (base is not None and isinstance(tensor, base)) or (ndarray is not None and isinstance(tensor, ndarray)):
-                local = tensors.resolve(tensor)
+                local = placement.resolve(tensor)
                 if getattr(getattr(local, "device", None), "type", "cpu") != "cpu":
                     return
                 if not tensors.is_dense(local):

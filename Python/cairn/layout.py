@@ -11,21 +11,27 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from . import tensors, tree
+from . import replicas, tensors, tree
 from .guard import Guard, Lazy, named_lazy
+from .replicas import Group
+from .scopes import Scopes, Stored
 from .tensors import Leaf
 
 Replicated = bool | Sequence[str]
+Ranks = tuple[int, ...] | range
+"""The ranks that take part in a save, ascending."""
 
 
 class Layout:
-    """One registered set of sources. ``leaves`` are in walk order, aliases included; ``stored`` has each memory once."""
+    """One registered set of sources. ``leaves`` are in walk order, aliases included; ``stored`` has each memory once, and of
+    equal copies only those that this rank writes."""
 
-    def __init__(self, flat: tree.Flat, lazy: Lazy, guarded: tuple[object, ...]) -> None:
+    def __init__(self, flat: tree.Flat, lazy: Lazy, guarded: tuple[object, ...], ranks: Ranks, scopes: Scopes) -> None:
         self.tokens = flat.tokens
+        self.ranks = ranks
         self.lazy = lazy if lazy is None or isinstance(lazy, bool) else tuple(lazy)
         self.guarded = guarded
-        self.outline = tree.Outline(flat.tokens)
+        self.outline = tree.Outline(flat.tokens, scopes.node_of)
         self.leaves: list[Leaf] = []
         self.stored: list[Leaf] = []
         self.scratched: list[int] = []  # copied before each save
@@ -35,10 +41,16 @@ class Layout:
         self.lazy_tensors: list[int] = []
         self.bytes = 0
         self.structure = b""
+        self.agreed: list[tuple[str, bytes]] = []  # objects that must be equal on all ranks
+        self.copied: list[Leaf] = []  # replicas that another node's rank writes, and that this one keeps for its own node
         self.registered: tuple[str, str] | None = None  # session, layout
+        self.registered_copies: tuple[str, str] | None = None
 
     def shards(self) -> list[dict[str, Any]]:
         return [leaf.shard() for leaf in self.stored]
+
+    def copies(self) -> list[dict[str, Any]]:
+        return [leaf.shard() for leaf in self.copied]
 
 
 class Content:
@@ -76,15 +88,30 @@ def _version(tensor: Any) -> Any:
 class Layouts:
     """Makes the content of each save; one save at a time, after the one before it is staged."""
 
-    def __init__(self, *, world_size: int, guard: Guard, replicated: Replicated = False, rank: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        world_size: int,
+        guard: Guard,
+        replicated: Replicated = False,
+        rank: int = 0,
+        scopes: Scopes | None = None,
+        check_replicas: bool = False,
+        node: Sequence[int] = (),
+    ) -> None:
         self._world_size = world_size
         self._rank = rank
         self._guard = guard
         self._replicated = replicated
+        self._scopes = scopes or Scopes()
+        self._check_replicas = check_replicas
+        self._node = node
         self.last: Layout | None = None
 
-    def content(self, state: object, lazy: Lazy) -> Content:
+    def content(self, state: object, lazy: Lazy, participants: Sequence[int] | None = None) -> Content:
         """Describe ``state``; copies only what is not contiguous, or small and always elsewhere.
+
+        ``participants``: the ranks that take part in the save; default: all.
 
         Raises:
             UnsupportedTensor: a tensor that cannot be saved.
@@ -92,28 +119,25 @@ class Layouts:
         """
         flat = tree.flatten(state)
         layout = self.last
-        if layout is None or not self._same(layout, flat, lazy):
-            layout = self._make(flat, lazy, layout)
+        ranks: Ranks = range(self._world_size) if participants is None else tuple(participants)
+        if layout is None or layout.ranks != ranks or not self._same(layout, flat, lazy):
+            layout = self._make(flat, lazy, layout, ranks)
             self.last = layout
         for index in layout.scratched:
             tensors.refresh(layout.leaves[index], flat.tensors[index])
-        paths = layout.outline.paths
-        values, pickled = tree.encode_values(flat.values, lambda index: paths[index])
-        objects = [(tree.TREE, layout.structure), (tree.VALUES, values)]
-        if pickled:
-            objects.append((tree.PICKLE, pickled))
-        messages = [
-            {
-                "name": name,
-                "scope": "rank",
-                "bytes": len(data),
-                "source": {"memory": [{"address": tensors.address_of_bytes(data), "bytes": len(data)}]},
-            }
-            for name, data in objects
-        ]
+        objects = [Stored(tree.TREE, "rank", None, layout.structure), *self._scopes.encode(flat.values, layout.outline)]
+        equal = layout.agreed + (replicas.checks(layout.leaves, flat.tensors) if self._check_replicas else [])
+        objects += [Stored(name, "shared", None, data) for name, data in equal]
+        messages = []
+        for stored in objects:
+            message: dict[str, Any] = {"name": stored.name, "scope": stored.scope, "bytes": len(stored.data)}
+            if stored.key is not None:
+                message["key"] = stored.key
+            message["source"] = {"memory": [{"address": tensors.address_of_bytes(stored.data), "bytes": len(stored.data)}]}
+            messages.append(message)
         lazy_ones = [flat.tensors[index] for index in layout.lazy_tensors]
         watched = Unchanged(lazy_ones, [layout.leaves[index].name for index in layout.lazy_tensors]) if lazy_ones else None
-        held = [flat.tensors, tensors.storages(flat.tensors), [data for _, data in objects], layout]
+        held = [flat.tensors, tensors.storages(flat.tensors), [stored.data for stored in objects], layout]
         return Content(layout, messages, held, watched)
 
     def _same(self, layout: Layout, flat: tree.Flat, lazy: Lazy) -> bool:
@@ -136,61 +160,101 @@ class Layouts:
             if leaf.distributed
         )
 
-    def _make(self, flat: tree.Flat, lazy: Lazy, before: Layout | None) -> Layout:
-        layout = Layout(flat, lazy, self._guard.signature())
+    def _make(self, flat: tree.Flat, lazy: Lazy, before: Layout | None, ranks: Ranks) -> Layout:
+        layout = Layout(flat, lazy, self._guard.signature(), ranks, self._scopes)
         self._guard.refresh()
         layout.leaves = [tensors.describe(name, tensor) for name, tensor in zip(layout.outline.names, flat.tensors, strict=True)]
         addresses, *rest = tensors.signatures(flat.tensors, flat)
         layout.addresses, layout.rest = addresses, (rest[0], rest[1], rest[2])
         comparable = before is not None and before.tokens == flat.tokens and before.rest == layout.rest
+        taking: dict[int, tuple[Group, Group | None]] = {}
+        for leaf in layout.leaves:
+            self._decide(leaf, lazy, ranks, taking)
+        aliases = self._assign(layout, rest)
+        tied = set(aliases.values())
         first: dict[tuple[Any, ...], str] = {}
         records: list[dict[str, Any]] = []
         used = 0
         for index, leaf in enumerate(layout.leaves):
-            self._decide(leaf, lazy)
+            is_mine, is_copied = leaf.owner in (None, self._rank), leaf.copier == self._rank
             kept = before.leaves[index].scratch if comparable and before is not None else None
+            if not is_mine and not is_copied:
+                leaf.scratch = None
             if leaf.scratch is None and leaf.eager and comparable and before is not None and leaf.bytes:
                 moved = before.addresses[index] != addresses[index] or index in before.wandering
-                if moved and tensors.fits_scratch(leaf, used):
-                    tensors.keep(leaf, kept)
+                is_tied = index in aliases or leaf.name in tied  # its ties would not be looked at again
+                if moved and not is_tied and tensors.fits_scratch(leaf, used):
+                    if is_mine or is_copied:
+                        tensors.keep(leaf, kept)
                     layout.wandering.add(index)
                     used += leaf.bytes
             elif leaf.scratch is not None and kept is not None:
                 tensors.keep(leaf, kept)
-            alias = None if index in layout.wandering else self._alias(leaf, addresses[index], rest, index, first)
+            alias = aliases.get(index)
+            if leaf.group is None and index not in layout.wandering:
+                alias = self._alias(leaf, addresses[index], rest, index, first)
+            records.append(leaf.record() if alias is None else leaf.record() | {"name": alias})
             if alias is not None:
-                records.append(leaf.record() | {"name": alias})
                 continue
             if leaf.scratch is not None:
                 layout.scratched.append(index)
-            records.append(leaf.record())
-            if self._is_stored(leaf):
+            if is_mine and self._is_stored(leaf):
                 layout.stored.append(leaf)
-        layout.lazy_tensors = [index for index, leaf in enumerate(layout.leaves) if not leaf.eager]
+            elif is_copied and leaf.bytes:
+                layout.copied.append(leaf)
+        layout.lazy_tensors = [
+            index
+            for index, leaf in enumerate(layout.leaves)
+            if not leaf.eager and (leaf.owner in (None, self._rank) or leaf.copier == self._rank)
+        ]
         layout.bytes = sum(leaf.bytes for leaf in layout.stored)
-        body = {"format": tree.FORMAT, "root": layout.outline.root, "tensors": records}
+        body = {"format": tree.FORMAT, "root": layout.outline.root, "tensors": records, "keys": self._scopes.keys}
         layout.structure = json.dumps(body, separators=(",", ":")).encode("ascii")
         return layout
 
-    def _decide(self, leaf: Leaf, lazy: Lazy) -> None:
-        """Eager or lazy, private or not."""
+    def _decide(self, leaf: Leaf, lazy: Lazy, ranks: Ranks, taking: dict[int, tuple[Group, Group | None]]) -> None:
+        """Eager or lazy, a part of a whole, or of equal copies, or private. ``taking`` keeps, by object, each group and who of it
+        takes part."""
         if leaf.scratch is None:
             leaf.eager = not (named_lazy(leaf.name, lazy) or self._guard.owns(leaf.address, leaf.bytes))
+        if leaf.group is not None:
+            if id(leaf.group) not in taking:
+                some = tuple(rank for rank in leaf.group if rank in ranks)
+                taking[id(leaf.group)] = leaf.group, some if len(some) > 1 and self._rank in some else None
+            leaf.group = taking[id(leaf.group)][1]
         if leaf.distributed or self._world_size == 1:
             return
         if self._replicated is True or (
             not isinstance(self._replicated, bool) and any(fnmatch.fnmatchcase(leaf.name, pattern) for pattern in self._replicated)
         ):
-            leaf.replica, leaf.replicas = self._rank, self._world_size
+            leaf.group = ranks if len(ranks) > 1 else None
         else:
             leaf.private = True
+
+    def _assign(self, layout: Layout, rest: Sequence[Any]) -> dict[int, str]:
+        """Say who writes each replicated tensor. Returns, by index, the names under which the very same memory is stored already;
+        of replicated tensors that is known before anything else is, for all ranks must come to the same end."""
+        aliases: dict[int, str] = {}
+        first: dict[tuple[Any, ...], str] = {}
+        grouped = [(index, leaf) for index, leaf in enumerate(layout.leaves) if leaf.group is not None]
+        for index, leaf in grouped:
+            alias = self._alias(leaf, layout.addresses[index], rest, index, first)
+            if alias is not None:
+                aliases[index] = alias
+        shared = [leaf for index, leaf in grouped if index not in aliases]
+        replicas.assign(shared, self._rank, self._node)
+        layout.agreed = replicas.agreed(shared)
+        return aliases
 
     def _alias(self, leaf: Leaf, address: int, rest: Sequence[Any], index: int, first: dict[tuple[Any, ...], str]) -> str | None:
         """The name under which the very same memory is stored already (tied weights), if it is."""
         if not leaf.bytes:
             return None
         shapes, strides, kinds = rest
-        key = (address, tuple(shapes[index]), tuple(strides[index]), kinds[index], leaf.kind, leaf.global_shape, leaf.offsets)
+        key = (
+            address, tuple(shapes[index]), tuple(strides[index]), kinds[index], leaf.kind, leaf.global_shape, leaf.offsets,
+            leaf.private, leaf.group,
+        )  # fmt: skip
         name = first.setdefault(key, leaf.name)
         return None if name == leaf.name else name
 

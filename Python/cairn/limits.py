@@ -9,13 +9,21 @@ CONNECT_SECONDS = 5.0
 """Connecting and attaching: a healthy daemon answers in milliseconds."""
 
 OPEN_SECONDS = 90.0
-"""Opening a session: the daemon waits for the attempt's number, which rank 0's daemon publishes, a minute by default."""
+"""Opening a session: the daemon waits for the attempt's number, which rank 0's daemon publishes, a minute by default. That goes on
+in the background, and a restore waits for it."""
+
+START_SECONDS = 10.0
+"""How long the constructor waits for the session. Longer takes a daemon that is stopped, or other ranks that start later; saves
+fail until it is open, and training goes on."""
 
 CALL_SECONDS = 30.0
 """Any short call. A daemon that takes longer is treated as gone: the session ends and is opened anew."""
 
 FENCE_SECONDS = 30.0
 """Used where the daemon names no ``fenceMs``: how long staging may stand still before the client gives up."""
+
+BRANCH_SECONDS = 600.0
+"""Beginning a run as a branch: links where the filesystem can share bytes, else a copy of the step's files."""
 
 CLOSE_SECONDS = 60.0
 """How long close() and the exit hook wait until the last save is staged."""

@@ -29,8 +29,10 @@ class Link:
         self.who = who
         self.changed = threading.Condition()
         self.session: Session | None = None
-        self.down = "not connected yet"
+        self.down = f"the daemon at '{path}' has not opened the session yet: is it stopped, or is rank 0 not there yet?"
         self.ended: errors.CairnError | None = None
+        self._number: int | None = None
+        """The attempt's, once a daemon has told it: one that starts anew while the global tier is out may not know it."""
         self.last_commit = time.monotonic()
         self.events = 0
         self._on_failed = on_failed
@@ -39,27 +41,34 @@ class Link:
         self._early: dict[str, list[dict[str, Any]]] = {}
         self._closing = False
         self._warned = False
+        self._opening: Session | None = None
+        self._has_failed = False
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Try to connect once, then keep at it in the background."""
-        self._try_open()
+        """Connect in the background, and keep at it; wait, bounded, for the outcome of the first try."""
         self._thread = threading.Thread(target=self._watch, name="cairn-watch", daemon=True)
         self._thread.start()
+        with self.changed:
+            self.changed.wait_for(lambda: self.session is not None or self._has_failed, limits.START_SECONDS)
+            late = self.session is None and not self._has_failed
+        if late:
+            log.warning("cairn: no checkpoints yet: %s", self.down)
 
-    def wait_for_session(self, timeout: float) -> Session:
-        """The session, waiting for it.
+    def wait_for_session(self, timeout: float, *, opening: float = 0.0) -> Session:
+        """The session, waiting for it; up to ``opening`` seconds where a daemon has taken the call and not answered yet.
 
         Raises:
             Unavailable: there is none within ``timeout`` seconds, or never will be.
         """
-        deadline = time.monotonic() + timeout
+        begin = time.monotonic()
         with self.changed:
             while self.session is None and self.ended is None and not self._closing:
-                left = deadline - time.monotonic()
+                bound = max(timeout, opening) if self._opening is not None else timeout
+                left = begin + bound - time.monotonic()
                 if left <= 0:
                     break
-                self.changed.wait(left)
+                self.changed.wait(min(left, 1.0))
             if self.session is None:
                 raise errors.Unavailable(self.down) from self.ended
             return self.session
@@ -145,12 +154,14 @@ class Link:
         with self.changed:
             self._closing = True
             session, self.session = self.session, None
+            opening = self._opening
             self.down = reason
             left = list(self._saves.values())
             self._saves.clear()
             self.changed.notify_all()
-        if session is not None:
-            session.hang_up()
+        for each in (session, opening):
+            if each is not None:
+                each.hang_up()
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join(limits.CONNECT_SECONDS)
@@ -161,30 +172,32 @@ class Link:
 
     def forget(self) -> None:
         """In a forked child: close the descriptors and be without a daemon from now on. No lock of the parent's is taken."""
-        session = self.session
+        held = (self.session, self._opening)
         self.changed = threading.Condition()
-        self.session = None
+        self.session = self._opening = None
         self.ended = errors.Unavailable("this process is a forked child; the session belongs to its parent")
         self.down = str(self.ended)
         self._saves = {}
         self._closing = True
         self._thread = None
-        if session is not None:
-            session.forget()
+        for session in held:
+            if session is not None:
+                session.forget()
 
     # The watch thread.
 
     def _watch(self) -> None:
-        backoff = limits.RECONNECT_FIRST_SECONDS
+        backoff, is_first = limits.RECONNECT_FIRST_SECONDS, True
         while True:
             with self.changed:
                 if self._closing or self.ended is not None:
                     return
                 session = self.session
-                if session is None:
+                if session is None and not is_first:
                     self.changed.wait(backoff * random.uniform(0.5, 1.0))
                     if self._closing:
                         return
+            is_first = False
             if session is None:
                 longer = min(backoff * 2, limits.RECONNECT_LAST_SECONDS)
                 backoff = limits.RECONNECT_FIRST_SECONDS if self._try_open() else longer
@@ -197,19 +210,28 @@ class Link:
                 session.shut()
 
     def _try_open(self) -> bool:
+        session = Session(self.path, self.who, self._number)
+        with self.changed:
+            if self._closing:
+                return False
+            self._opening = session
         try:
-            session = Session(self.path, self.who)
+            session.open()
         except (errors.CairnError, OSError) as failure:
             with self.changed:
+                self._opening = None
+                self._has_failed = True
                 self.down = str(failure)
                 if isinstance(failure, errors.AttemptEnded):
                     self.ended = failure
                 self.changed.notify_all()
-            if not self._warned or self.ended is not None:
+            if not self._closing and (not self._warned or self.ended is not None):
                 self._warned = True
                 log.warning("cairn: no checkpoints for now: %s", failure)
             return False
+        self._number = session.limits.get("attempt")
         with self.changed:
+            self._opening = None
             unwanted = self._closing
             if not unwanted:
                 self.session = session

@@ -11,10 +11,14 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequenc
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import dtypes, tensors, tree
+from . import dtypes, placement, tensors, tree
 from .errors import Mismatch, UnsupportedTensor
+from .scopes import Values
 
 _MISSING: Any = object()
+
+NEAR = -1
+"""The source of a target that this very rank saved, so that its own node may have it; else the rank that did."""
 
 
 @dataclass(slots=True)
@@ -29,6 +33,7 @@ class Target:
     address: int
     keep: Any
     bytes: int
+    source: int = NEAR
 
 
 @dataclass
@@ -70,6 +75,7 @@ class Stored:
     shape: tuple[int, ...]
     rank: int | None
     distributed: bool
+    source: int = NEAR
 
 
 def stored_of_record(record: Mapping[str, Any], rank: int) -> Stored:
@@ -78,6 +84,7 @@ def stored_of_record(record: Mapping[str, Any], rank: int) -> Stored:
     return Stored(
         record["name"], record["kind"], record["dtype"], tuple(whole), rank if private else None,
         "globalShape" in record or bool(record.get("distributed", False)),
+        NEAR if record.get("owner", rank) == rank else int(record["owner"]),
     )  # fmt: skip
 
 
@@ -91,7 +98,7 @@ class Planner:
         base, _, ndarray = tree.tensor_classes()
         self._classes: tuple[type, ...] = tuple(kind for kind in (base, ndarray) if kind is not None)
 
-    def merge(self, state: Any, root: Any, records: Iterator[Stored], values: Iterator[Any], decode: Callable[[Any], Any]) -> None:
+    def merge(self, state: Any, root: Any, records: Iterator[Stored], values: Values, decode: Callable[[Any], Any]) -> None:
         """Plan for a state whose own tree was stored: by the places of tensors and values in it."""
         self._records, self._values, self._decode = records, values, decode
         self._merge(state, root, "")
@@ -109,8 +116,8 @@ class Planner:
     def _merge(self, current: Any, node: Any, path: str) -> Any:
         if node == "t":
             return self._tensor(current, next(self._records), path)
-        if node == "v":
-            value = next(self._values)
+        if tree.is_value(node):
+            value = self._values.take(node)
             if isinstance(current, self._classes):
                 self.plan.problems.append(f"'{path}' is a tensor, but {type(value).__name__} was saved")
                 return current
@@ -192,11 +199,11 @@ class Planner:
 
     def _into(self, tensor: Any, stored: Stored, path: str) -> None:
         """Plan to put a stored tensor's bytes, or the box that a DTensor holds of it, into ``tensor``."""
-        local = tensors.resolve(tensor)
+        local = placement.resolve(tensor)
         device = getattr(getattr(local, "device", None), "type", "cpu")
         if device != "cpu" and not isinstance(local, _ndarray()):
             raise UnsupportedTensor(f"tensor '{path}' is on '{device}': this version restores into CPU tensors")
-        whole, offsets, shape = tensors.box_of(tensor)
+        whole, offsets, shape = placement.box_of(tensor)
         if whole != stored.shape:
             self.plan.problems.append(f"tensor '{path}' is {list(whole)}, but {list(stored.shape)} was saved")
             return
@@ -223,38 +230,9 @@ class Planner:
         source = local if buffer is None else buffer
         self._first[key] = (address, source)
         box = None if shape == whole else offsets
-        self.plan.targets.append(Target(stored.name, stored.rank, stored.dtype, box, shape, address, source, size))
+        self.plan.targets.append(Target(stored.name, stored.rank, stored.dtype, box, shape, address, source, size, stored.source))
         if buffer is not None:
             self.plan.fills.append((tensor, buffer))
-
-
-def overlay(state: Any, values: Any) -> list[tuple[Any, Any, Any]]:
-    """Where the plain values of a merged tree go in ``state``: keys that hold tensors, there or here, are left alone."""
-    sets: list[tuple[Any, Any, Any]] = []
-    if isinstance(state, MutableMapping) and isinstance(values, Mapping):
-        base, _, ndarray = tree.tensor_classes()
-        classes = tuple(kind for kind in (base, ndarray) if kind is not None)
-        for key, value in values.items():
-            old = state.get(key)
-            if isinstance(value, Mapping) and isinstance(old, MutableMapping):
-                sets += overlay(old, value)
-            elif not isinstance(old, classes) and value is not None and not tree.is_stateful(old):
-                sets.append((state, key, value))
-    return sets
-
-
-def plain(root: Any, values: Iterator[Any], decode: Callable[[Any], Any]) -> Any:
-    """A stored tree without its tensors (None stands in their places): what a merge function gets of each rank."""
-    if root == "t":
-        return None
-    if root == "v":
-        return next(values)
-    if root[0] == "state":
-        return plain(root[1], values, decode)
-    if root[0] == "dict":
-        return {decode(key): plain(child, values, decode) for key, child in zip(root[1], root[2], strict=True)}
-    items = [plain(child, values, decode) for child in root[1]]
-    return items if root[0] == "list" else tuple(items)
 
 
 def _ndarray() -> Any:

@@ -56,17 +56,23 @@ class Lease:
 class Session:
     """Open connections to the daemon. Broken ones are never repaired: the session is shut and another one opened."""
 
-    def __init__(self, path: str, who: Who) -> None:
-        """Connect, open the session and attach its further connections.
-
-        Raises:
-            Unavailable: no daemon answers. WireError: it refuses (RankTaken, AttemptEnded, NotPermitted, ...).
-        """
+    def __init__(self, path: str, who: Who, number: int | None = None) -> None:
+        self.path = path
         self.who = who
+        self.number = number
         self.calls_lock = threading.Lock()
         self.loads_lock = threading.Lock()
         self.leases: list[Lease] = []
         self._open: list[Connection] = []
+        self._is_shut = False
+
+    def open(self) -> None:
+        """Connect, open the session and attach its further connections. Another thread may end that by ``hang_up``.
+
+        Raises:
+            Unavailable: no daemon answers. WireError: it refuses (RankTaken, AttemptEnded, NotPermitted, ...).
+        """
+        path, who = self.path, self.who
         try:
             self.calls = self._connect(path)
             _permit_reading(self.calls.peer_pid())
@@ -79,6 +85,7 @@ class Session:
                     "localRank": who.local_rank,
                     "localWorldSize": who.local_world_size,
                     "attempt": who.attempt,
+                    "number": self.number,
                 },
                 timeout=limits.OPEN_SECONDS,
             )
@@ -144,6 +151,7 @@ class Session:
 
     def hang_up(self) -> None:
         """End the session at once, from any thread: its socket first, for the daemon looks at that before it says staged."""
+        self._is_shut = True
         for connection in list(self._open):
             connection.shutdown()
 
@@ -161,6 +169,8 @@ class Session:
     def _connect(self, path: str) -> Connection:
         connection = Connection(path)
         self._open.append(connection)
+        if self._is_shut:  # between the two lines above, or before them
+            connection.shutdown()
         return connection
 
     def _attach(self, path: str) -> Connection:

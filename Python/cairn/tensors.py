@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from . import dtypes, limits
 from .errors import UnsupportedTensor
+from .placement import is_distributed, place, resolve
 
 
 class Flat(Protocol):
@@ -45,8 +46,10 @@ class Leaf:
     scratch: Any = None
     global_shape: tuple[int, ...] | None = None
     offsets: tuple[int, ...] | None = None
-    replica: int | None = None
-    replicas: int | None = None
+    group: tuple[int, ...] | range | None = None  # ranks that hold the same bytes, this one among them, ascending
+    owner: int | None = None  # of them, the one that writes
+    copier: int | None = None  # where that one is on another node: who keeps a copy for this node
+    is_far: bool = False  # no rank of this node is known to store it
     distributed: bool = False
     private: bool = False
     eager: bool = True
@@ -56,8 +59,6 @@ class Leaf:
         shard: dict[str, Any] = {"name": self.name, "dtype": self.dtype, "shape": self.shape}
         if self.global_shape is not None:
             shard["globalShape"], shard["offsets"] = self.global_shape, self.offsets
-        if self.replicas is not None:
-            shard["replica"], shard["replicas"] = self.replica, self.replicas
         if self.private:
             shard["private"] = True
         if not self.eager:
@@ -74,17 +75,9 @@ class Leaf:
             record["distributed"] = True
         if self.private:
             record["private"] = True
+        if self.is_far:
+            record["owner"] = self.owner
         return record
-
-
-def resolve(tensor: Any) -> Any:
-    """The tensor that holds the memory: a DTensor's local one, else the tensor itself."""
-    local = getattr(tensor, "_local_tensor", None)
-    return tensor if local is None else local
-
-
-def is_distributed(tensor: Any) -> bool:
-    return getattr(tensor, "_local_tensor", None) is not None and hasattr(tensor, "placements")
 
 
 def address_of(tensor: Any) -> int:
@@ -123,7 +116,7 @@ def describe(name: str, tensor: Any) -> Leaf:
         )
     leaf = Leaf(name, "torch", dtype, tuple(local.shape), size, address, tensor)
     if is_distributed(tensor):
-        _place(leaf, tensor)
+        place(leaf, tensor)
     if size and not is_dense(local):
         torch = sys.modules["torch"]
         keep(leaf, torch.empty(leaf.shape, dtype=local.dtype))
@@ -275,44 +268,11 @@ def fits_scratch(leaf: Leaf, used: int) -> bool:
     return leaf.bytes <= limits.SCRATCH_LEAF_BYTES and used + leaf.bytes <= limits.SCRATCH_BYTES
 
 
-def box_of(tensor: Any) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    """Global shape, offsets and local shape of a DTensor; of any other tensor, its whole."""
-    if not is_distributed(tensor):
-        shape = tuple(tensor.shape)
-        return shape, (0,) * len(shape), shape
-    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
-
-    local, offsets = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
-    return tuple(tensor.shape), tuple(offsets), tuple(local)
-
-
 def is_dense(tensor: Any) -> bool:
     """Whether its bytes are one run in row-major order, as they will be stored."""
     if isinstance(tensor, _ndarray()):
         return bool(tensor.flags["C_CONTIGUOUS"] and tensor.dtype.isnative)
     return bool(tensor.is_contiguous() and not tensor.is_conj() and not tensor.is_neg())
-
-
-def _place(leaf: Leaf, tensor: Any) -> None:
-    """A DTensor's box in its global tensor, and which of the equal copies it is."""
-    for placement in tensor.placements:
-        if placement.is_partial():
-            raise UnsupportedTensor(f"tensor '{leaf.name}' has a partial placement: reduce it first, it has no value yet")
-    leaf.distributed = True
-    whole, offsets, local = box_of(tensor)
-    if local != leaf.shape:
-        raise UnsupportedTensor(f"tensor '{leaf.name}' holds {leaf.shape} where its placements say {local}")
-    coordinate = tensor.device_mesh.get_coordinate()
-    sizes = tuple(tensor.device_mesh.shape)
-    copies, index = 1, 0
-    for dimension, placement in enumerate(tensor.placements):
-        if placement.is_replicate():
-            index = index * sizes[dimension] + (coordinate[dimension] if coordinate else 0)
-            copies *= sizes[dimension]
-    if local != whole:
-        leaf.global_shape, leaf.offsets = whole, offsets
-    if copies > 1:
-        leaf.replica, leaf.replicas = index, copies
 
 
 def _numpy_leaf(name: str, array: Any) -> Leaf:

@@ -3,12 +3,13 @@
 ``flatten`` walks the state once and gives three lists in walk order. ``tokens`` says all about the containers and the kinds of
 leaves, so that two states with equal tokens differ only in their tensors' places and their values. What is stored:
 
-    cairn.tree     {"format": 1, "root": NODE, "tensors": [...]}     written anew only when tokens or tensors change
+    cairn.tree     {"format": 2, "root": NODE, "tensors": [...], "keys": [...]}   made anew only when tokens or tensors change
     cairn.values   [VALUE, ...]                                      the plain leaves, in walk order; written at each save
     cairn.pickle   the pickled leaves, one after the other           only where there are any
 
-    NODE   "t" the next tensor, "v" the next value, ["dict", [KEY, ...], [NODE, ...]], ["list", [NODE, ...]],
-           ["tuple", [NODE, ...]], ["state", NODE] (an object that has state_dict() and load_state_dict())
+    NODE   "t" the next tensor, "v" the next value, "s" or ["k", number] the next value of another scope (see scopes.py),
+           ["dict", [KEY, ...], [NODE, ...]], ["list", [NODE, ...]], ["tuple", [NODE, ...]],
+           ["state", NODE] (an object that has state_dict() and load_state_dict())
     KEY    a string, number, bool or null; {"pickle": BASE64} for any other hashable
     VALUE  null, bool, number or string as it is; else {"float": "nan"}, {"bytes": BASE64}, {"complex": [re, im]},
            {"numpy": [DTYPE, BASE64]}, {"dtype": "float32"}, {"device": "cpu"}, {"size": [...]}, {"pickle": [begin, bytes, PATH]}
@@ -21,14 +22,16 @@ import json
 import math
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from . import dtypes, pickles
 from .errors import CairnError
 
 TREE, VALUES, PICKLE = "cairn.tree", "cairn.values", "cairn.pickle"
-FORMAT = 1
+FORMAT = 2
+FORMATS = (1, FORMAT)
+"""Those that this package reads: format 1 had no scopes."""
 MAX_DEPTH = 200
 
 _PLAIN = frozenset({type(None), bool, int, float, str})
@@ -129,11 +132,15 @@ def flatten(state: object) -> Flat:
 
 
 class Outline:
-    """What the tokens of a state mean: names of its tensors, paths of its values, and the NODE that is stored."""
+    """What the tokens of a state mean: names of its tensors, paths and NODEs of its values, and the NODE of the whole.
 
-    def __init__(self, tokens: list[Token]) -> None:
+    ``value_node`` gives a value's NODE for its path: its scope; by default, all are the rank's own."""
+
+    def __init__(self, tokens: list[Token], value_node: Callable[[str], Any] = lambda path: "v") -> None:
         self.names: list[str] = []
         self.paths: list[str] = []
+        self.nodes: list[Any] = []
+        self._value_node = value_node
         self._taken: set[str] = set()
         self._tokens = iter(tokens)
         self.root: Any = self._node("")
@@ -142,7 +149,8 @@ class Outline:
         token = next(self._tokens)
         if token == "v":
             self.paths.append(path or "value")
-            return "v"
+            self.nodes.append(self._value_node(self.paths[-1]))
+            return self.nodes[-1]
         if token == "dict":
             keys: Any = next(self._tokens)
             nodes = [self._node(join(path, key)) for key in keys]
@@ -178,6 +186,21 @@ def stored_names(root: Any) -> list[str]:
     return names
 
 
+def is_value(node: Any) -> bool:
+    """Whether a stored NODE is a plain value, of whatever scope."""
+    return node in ("v", "s") or node[0] == "k"
+
+
+def value_nodes(root: Any) -> Iterator[Any]:
+    """The NODEs of a stored tree's plain values, in walk order."""
+    if is_value(root):
+        yield root
+    elif root != "t":
+        children = root[2] if root[0] == "dict" else [root[1]] if root[0] == "state" else root[1]
+        for child in children:
+            yield from value_nodes(child)
+
+
 def unique(path: str, taken: set[str]) -> str:
     """Two paths can have one text ({"a.b": x, "a": {"b": y}}): the later ones, in walk order, get a number."""
     name, count = path, 1
@@ -204,8 +227,8 @@ def decode_key(key: Any, allow: pickles.AllowPickle) -> Any:
     return pickles.load(base64.b64decode(key["pickle"]), "a key", allow) if isinstance(key, dict) else key
 
 
-def encode_values(values: list[Any], path: Callable[[int], str]) -> tuple[bytes, bytes]:
-    """The plain leaves as JSON, and the pickles that it points into. ``path`` names the leaf of an index, for errors."""
+def encode_values(values: list[Any], paths: list[str]) -> tuple[bytes, bytes]:
+    """The plain leaves as JSON, and the pickles that it points into. ``paths`` names them, for errors."""
     pickled = bytearray()
     index_of = {id(value): index for index, value in enumerate(values) if type(value) not in _PLAIN}
 
@@ -223,7 +246,7 @@ def encode_values(values: list[Any], path: Callable[[int], str]) -> tuple[bytes,
             return {"device": str(value)}
         if torch is not None and isinstance(value, torch.Size):
             return {"size": list(value)}
-        where = path(index_of.get(id(value), 0))
+        where = paths[index_of.get(id(value), 0)]
         data = pickles.dump(value, where)
         pickled.extend(data)
         return {"pickle": [len(pickled) - len(data), len(data), where]}

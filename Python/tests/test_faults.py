@@ -94,6 +94,33 @@ def test_a_restore_without_a_daemon_is_no_fresh_start(cluster: Cluster, monkeypa
         checkpointer.restore({})
 
 
+def test_a_daemon_that_stands_still_holds_up_no_trainer(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Stopped, it still takes connections, and answers nothing."""
+    daemon = cluster.daemon()
+    monkeypatch.setattr(limits, "START_SECONDS", 0.5)
+    with daemon.paused("main") as pause:
+        begin = time.monotonic()
+        with caplog.at_level(logging.WARNING, "cairn"):
+            checkpointer = daemon.open()
+            assert 0.4 < time.monotonic() - begin < 3
+            saves = [checkpointer.save(step, {"a": torch.ones(1)}) for step in range(20)]
+        assert time.monotonic() - begin < 3
+        assert all(save.level == "failed" and "has not opened the session" in str(save.reason) for save in saves)
+        assert len(caplog.records) == 2
+        with pytest.raises(cairn.Unavailable, match="stopped"):
+            checkpointer._link.wait_for_session(0.1, opening=0.3)
+        closed = daemon.open("closed")
+        begin = time.monotonic()
+        closed.close()
+        assert time.monotonic() - begin < 2
+        pause.resume()
+        assert checkpointer.restore({}) is None  # waits for the session that is being opened
+        assert checkpointer.save(50, {"a": torch.ones(1)}).wait(timeout=20)
+        checkpointer.close()
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_training_goes_on_over_a_daemon_restart(cluster: Cluster, how: signal.Signals) -> None:
     daemon = cluster.daemon(tiers=2)

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import cairn
-from cairn import pickles, tree
+from cairn import pickles, scopes, tree
 from cairn.plan import Planner, stored_of_record
 from cairn.tensors import describe
 
@@ -22,7 +22,7 @@ from cairn.tensors import describe
 def stored(state: Any) -> tuple[Any, list[dict[str, Any]], bytes, bytes]:
     flat = tree.flatten(state)
     outline = tree.Outline(flat.tokens)
-    values, pickled = tree.encode_values(flat.values, lambda index: outline.paths[index])
+    values, pickled = tree.encode_values(flat.values, outline.paths)
     records = [describe(name, tensor).record() for name, tensor in zip(outline.names, flat.tensors, strict=True)]
     return json.loads(json.dumps(outline.root)), json.loads(json.dumps(records)), values, pickled
 
@@ -31,10 +31,10 @@ def back(state: Any, into: Any, *, allow: pickles.AllowPickle = False, strict: b
     """Save without bytes and set the values of ``into``; the tensors that were made are empty."""
     root, records, values, pickled = stored(state)
     planner = Planner()
-    decoded = tree.decode_values(values, pickled, allow)
+    decoded = scopes.Values(root, {tree.VALUES: values, tree.PICKLE: pickled}.__getitem__, allow)
     holder = {"root": into}
     planner.merge(
-        holder, ["dict", ["root"], [root]], iter(stored_of_record(r, 0) for r in records), iter(decoded),
+        holder, ["dict", ["root"], [root]], iter(stored_of_record(r, 0) for r in records), decoded,
         lambda key: tree.decode_key(key, allow),
     )  # fmt: skip
     planner.plan.check(strict)
@@ -148,7 +148,8 @@ def test_new_tensors_are_made_and_tied_ones_stay_tied() -> None:
     records[1]["name"] = records[0]["name"]  # as the layout records an alias
     planner = Planner()
     state: dict[str, Any] = {}
-    planner.merge(state, root, iter(stored_of_record(r, 0) for r in records), iter(json.loads(values)), lambda key: key)
+    found = scopes.Values(root, {tree.VALUES: values, tree.PICKLE: b""}.__getitem__, False)
+    planner.merge(state, root, iter(stored_of_record(r, 0) for r in records), found, lambda key: key)
     planner.plan.apply()
     assert state["a"] is state["b"][0]
     assert state["b"][1].dtype == torch.bfloat16

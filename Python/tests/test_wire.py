@@ -142,10 +142,62 @@ def test_ranks_agree_on_a_token_over_the_store(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_tries_and_restores_are_counted_per_attempt() -> None:
-    counters = attempt.counters("token", "run", 0)
+    counters = attempt.counters("token", 2, "run", 0, "/s")
     assert [counters.next_try(5), counters.next_try(5), counters.next_try(6)] == [1, 2, 1]
-    assert [counters.next_restore(), counters.next_restore()] == [1, 1]
-    counters.restored()
-    assert counters.next_restore() == 2
-    assert attempt.counters("token", "run", 0) is counters
-    assert attempt.counters("another", "run", 0).next_try(5) == 1
+    assert [counters.next_restore(None), counters.next_restore(None)] == [1, 1]
+    counters.restored(agreed=True)
+    assert counters.next_restore(None) == 2
+    assert attempt.counters("token", 2, "run", 0, "/s") is counters
+    others = [
+        ("another", 2, "run", 0, "/s"),
+        ("token", 3, "run", 0, "/s"),
+        ("token", 2, "run", 1, "/s"),
+        ("token", 2, "run", 0, "/t"),
+    ]
+    for other in others:
+        assert attempt.counters(*other).next_try(5) == 1
+        assert attempt.counters(*other).next_restore(None) == 1
+
+
+def test_a_restore_of_another_step_is_another_restore() -> None:
+    """One rank was interrupted in restore(a), the other came to its end; then both go for b, or both for a again."""
+    interrupted, ended = attempt.Counters(), attempt.Counters()
+    assert interrupted.next_restore(7) == ended.next_restore(7) == 1
+    ended.restored(agreed=False)
+    assert interrupted.next_restore(5) == ended.next_restore(5) == 2
+    assert interrupted.next_restore(5) == 2
+    interrupted.restored(agreed=True)
+    ended.restored(agreed=True)
+    assert interrupted.next_restore(None) == ended.next_restore(None) == 3
+
+
+def test_tries_of_ranks_are_at_one_after_a_restore() -> None:
+    one, other = attempt.Counters(), attempt.Counters()
+    one.next_try(5)
+    for counters in (one, other):
+        for _ in range(2):
+            counters.next_restore(None)
+            counters.restored(agreed=True)
+    assert one.next_try(5) == other.next_try(5) == attempt.Counters.TRIES + 1
+
+
+def test_a_step_saved_before_the_first_restore_has_another_try_after_it() -> None:
+    counters = attempt.Counters()
+    counters.next_try(5)
+    counters.next_restore(None)
+    counters.restored(agreed=True)
+    assert counters.next_try(5) == 2
+
+
+def test_a_process_that_is_new_in_an_attempt_goes_on_after_the_others() -> None:
+    fresh, old = attempt.Counters(), attempt.Counters()
+    for _ in range(3):
+        old.next_restore(None)
+        old.restored(agreed=True)
+    old.next_try(7)
+    fresh.joined(3)
+    old.joined(3)
+    assert fresh.next_restore(None) == old.next_restore(None) == 4
+    for counters in (fresh, old):
+        counters.restored(agreed=True)
+    assert fresh.next_try(7) == old.next_try(7)

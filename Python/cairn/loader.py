@@ -1,0 +1,150 @@
+"""Reads a step's bytes through leases: while one is emptied, the daemon fills the next."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from . import errors, limits, tensors
+from .plan import NEAR, Target, rows
+from .session import Lease, Session
+from .wire import CHECKPOINT
+
+
+@dataclass(slots=True)
+class Batch:
+    """The boxes of one Load, and where the bytes of each go: (box, address, bytes)."""
+
+    boxes: list[tuple[dict[str, Any], int, int]]
+    lease: Lease
+
+
+class Loader:
+    """Reads boxes of one step through the session's leases: while one lease is emptied, the daemon fills the next."""
+
+    def __init__(self, session: Session, step: int, sequence: int) -> None:
+        self._session = session
+        self._step = step
+        self._sequence = sequence
+        self._use(session.take_leases(limits.LEASES, limits.LEASE_BYTES))
+        self._is_wide = False
+        self._boxes_per_load = min(limits.BOXES_PER_LOAD, session.limits.get("boxes", limits.BOXES_PER_LOAD))
+        self.tiers: set[str] = set()
+
+    def read(self, name: str, rank: int, count: int) -> bytes:
+        """An object's bytes."""
+        if count == 0:
+            return b""
+        buffer = bytearray(count)
+        anchor = (ctypes.c_char * count).from_buffer(buffer)
+        self.load([Target(name, rank, "U8", None, (count,), ctypes.addressof(anchor), anchor, count)])
+        return bytes(buffer)
+
+    def load(self, targets: list[Target]) -> None:
+        """Fill all targets."""
+        self._widen(sum(target.bytes for target in targets))
+        asked: deque[Batch] = deque()
+        with self._session.loads_lock:
+            try:
+                for batch in self._batches(targets):
+                    if len(asked) == len(self._leases):
+                        self._take(asked)
+                    self._ask(batch)
+                    asked.append(batch)
+                while asked:
+                    self._take(asked)
+            except Exception:
+                self._forgo(len(asked))
+                raise
+            except BaseException:  # as ^C: which replies have come is not known
+                self._session.loads.shutdown()
+                raise
+
+    def _use(self, leases: list[Lease]) -> None:
+        self._leases = leases
+        self._room = min(min(lease.bytes for lease in leases), self._session.limits.get("loadBytes", limits.LEASE_BYTES))
+
+    def _widen(self, count: int) -> None:
+        """Take larger leases where much is to come from a tier; the tree, which is read first, has told whether it does."""
+        if self._is_wide or self.tiers <= {"memory"} or count <= self._room:
+            return
+        self._is_wide = True
+        larger = self._session.take_leases(limits.TIER_LEASES, limits.TIER_LEASE_BYTES)
+        if larger and min(lease.bytes for lease in larger) > self._room:
+            self._use(larger)
+
+    def _batches(self, targets: list[Target]) -> Iterator[Batch]:
+        """Each fits its lease even if every box begins at a multiple of LEASE_ALIGNMENT; leases take turns.
+
+        A Load takes all its boxes from one tier, and another node's are not in this one's memory: what this rank saved itself does
+        not go with what others did, nor much of one rank's with another's.
+        """
+        turns = itertools.cycle(self._leases)
+        boxes: list[tuple[dict[str, Any], int, int]] = []
+        used, source = 0, NEAR
+        for target, box, address, count in self._boxes(sorted(targets, key=lambda target: target.source)):
+            parts = target.source != source and (source == NEAR or used > limits.LEAST_LEASE_BYTES)
+            source = target.source
+            if boxes and (parts or used + count > self._room or len(boxes) >= self._boxes_per_load):
+                yield Batch(boxes, next(turns))
+                boxes, used = [], 0
+            boxes.append((box, address, count))
+            used += -(-count // limits.LEASE_ALIGNMENT) * limits.LEASE_ALIGNMENT
+        if boxes:
+            yield Batch(boxes, next(turns))
+
+    def _boxes(self, targets: list[Target]) -> Iterator[tuple[Target, dict[str, Any], int, int]]:
+        for target in targets:
+            box: dict[str, Any] = {"name": target.name}
+            if target.rank is not None:
+                box["rank"] = target.rank
+            if target.bytes <= self._room and target.offsets is None:
+                yield target, box, target.address, target.bytes
+                continue
+            offsets = target.offsets or (0,) * len(target.shape)
+            address = target.address
+            item = target.bytes // max(1, tensors.count(target.shape))
+            for place, shape, count in rows(target.shape, offsets, item, self._room):
+                yield target, box | {"offsets": place, "shape": shape}, address, count
+                address += count
+
+    def _ask(self, batch: Batch) -> None:
+        parameters = {
+            "step": self._step,
+            "sequence": self._sequence,
+            "boxes": [box for box, _, _ in batch.boxes],
+            "segments": [batch.lease.segment],
+        }
+        self._session.loads.send(CHECKPOINT + "Load", parameters)
+
+    def _take(self, asked: deque[Batch]) -> None:
+        """Wait for the oldest Load and copy what it brought."""
+        batch = asked.popleft()
+        reply, _ = self._session.loads.receive(timeout=limits.LOAD_SECONDS)
+        self.tiers.add(str(reply.get("tier", "")))
+        pieces = iter(reply["placed"])
+        lease = batch.lease
+        for box, address, count in batch.boxes:
+            done = 0
+            while done < count:
+                piece = next(pieces)
+                size, offset = int(piece["bytes"]), int(piece["offset"])
+                right = piece["name"] == box["name"] and piece["segment"] == lease.segment
+                if not right or size <= 0 or done + size > count or not 0 <= offset <= lease.bytes - size:
+                    raise errors.ProtocolError(f"Load of '{box['name']}' ({count} bytes) placed {piece!r}")
+                tensors.move(address + done, lease.address + offset, size)
+                done += size
+
+    def _forgo(self, count: int) -> None:
+        """Take the replies that are still to come, so that the next call gets its own."""
+        for _ in range(count):
+            try:
+                self._session.loads.receive(timeout=limits.LOAD_SECONDS)
+            except errors.WireError:
+                continue
+            except errors.CairnError:
+                return  # the connection is gone
