@@ -125,4 +125,26 @@ import Testing
         #expect(spared?.0 == [second.save])
         #expect(spared?.1.contains(restored) == true)
     }
+
+    /// The simulation does not see this one break: a later attempt decides what is published. So it is held here.
+    @Test func anotherDaemonDecidesWhereRankZeroIsLate() {
+        let bench = Bench()
+        bench.open("b", rank: 1, worldSize: 2)
+        let key = bench.key(1, rank: 1)
+        bench.save("b", key)
+        bench.stage(key)
+        bench.publish(.local)
+        bench.publish(.global)
+        var kinds: [String] = []
+        for second in 0..<45 {
+            while let (id, kind) = bench.takeDecisionRequest(key.save) {
+                kinds.append(kind)
+                bench.tell(.tier(.global, .missing(id: id, ranks: kind == "list" ? [] : nil)))
+            }
+            bench.wait(ms: 1_000)
+            if second < 28 { #expect(kinds.allSatisfy { $0 == "look" }, "no listing before rank 0's daemon has had its time") }
+        }
+        #expect(kinds.contains("list"))
+        #expect(kinds.last == "decide")
+    }
 }

@@ -81,8 +81,6 @@ MUTATIONS = [
              "            disk.decisions.remove(save)\n            if link(disk.decisions, save, decision) { world.linked(decision, save, by: daemon) }\n"),
     Mutation("no commit timeout", ("I4", "I10"), ENGINE, "Engine+Commit.swift",
              "if save.voidReason == nil, now - save.acceptedAt > ms(limits.commitTimeoutMs) {", "if save.voidReason == nil, now < 0 {"),
-    Mutation("nobody stands in for rank 0's daemon", ("I4",), ENGINE, "Engine+Commit.swift",
-             "{ save.allManifestsAt != nil && isRankZeroLate(save) }", "{ save.allManifestsAt != nil && isRankZeroLate(save) && now < 0 }"),
 
     # Restores and what older attempts left.
     Mutation("restore without agreement: each daemon answers its own best", ("I12", "I1"), ENGINE, "Engine+Restore.swift",
