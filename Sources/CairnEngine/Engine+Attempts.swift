@@ -69,22 +69,29 @@ extension Engine {
             guard attempt.numberAsked.insert(beside).inserted else { return }
             return ask(beside, .seek(key)) { .findAttempt(id: $0, run: key.run, tokenHash: key.tokenHash) }
         }
-        let notAfter = now + ms(limits.numberMs)
-        guard !isHealthy(committing) || (allScanned || now - attempt.firstOpenedAt > ms(limits.leftoverMs)) && run.unclaimed.isEmpty else { return }
+        let waited = now - attempt.firstOpenedAt
         guard isHealthy(committing) else {
-            // A rank that was told the number goes on with it; what its restores chose stands on the committing tier, and waits for that.
-            if let told = attempt.toldNumber, now - attempt.firstOpenedAt > ms(limits.numberBesideMs) { return attemptNumber(key, told, by: committing) }
-            // A job that starts again while the committing tier is down restores from the local one, if all of it is here.
-            guard attempt.servesWorld, let beside, isHealthy(beside), allScanned(beside), now - attempt.firstOpenedAt > ms(limits.numberBesideMs),
-                  attempt.numberAsked.insert(beside).inserted else { return }
-            return ask(beside, .number(key)) { .numberAttempt(id: $0, run: key.run, tokenHash: key.tokenHash, worldSize: attempt.worldSize, notAfter: notAfter) }
+            if waited > ms(limits.numberBesideMs) { goOnWithoutNumber(attempt) }
+            return
         }
+        guard allScanned || waited > ms(limits.leftoverMs), run.unclaimed.isEmpty else { return }
+        if attempt.sessions[0] != nil { return number(attempt, at: committing) }
         guard attempt.numberAsked.insert(committing).inserted else { return }
-        if attempt.sessions[0] != nil {
-            ask(committing, .number(key)) { .numberAttempt(id: $0, run: key.run, tokenHash: key.tokenHash, worldSize: attempt.worldSize, notAfter: notAfter) }
-        } else {
-            ask(committing, .find(key)) { .findAttempt(id: $0, run: key.run, tokenHash: key.tokenHash) }
-        }
+        ask(committing, .find(key)) { .findAttempt(id: $0, run: key.run, tokenHash: key.tokenHash) }
+    }
+
+    /// The committing tier is out.
+    private func goOnWithoutNumber(_ attempt: Attempt) {
+        // A rank that was told the number goes on with it; what its restores chose stands on the committing tier, and waits for that.
+        if let told = attempt.toldNumber { return attemptNumber(attempt.key, told, by: committing) }
+        // A job that starts again meanwhile restores from the local tier, if all of it is here.
+        if attempt.servesWorld, let beside, isHealthy(beside), allScanned(beside) { number(attempt, at: beside) }
+    }
+
+    private func number(_ attempt: Attempt, at tier: Tier) {
+        guard attempt.numberAsked.insert(tier).inserted else { return }
+        let key = attempt.key, worldSize = attempt.worldSize, notAfter = now + ms(limits.numberMs)
+        ask(tier, .number(key)) { .numberAttempt(id: $0, run: key.run, tokenHash: key.tokenHash, worldSize: worldSize, notAfter: notAfter) }
     }
 
     func soughtBeside(_ key: AttemptKey, _ number: Int?) {
@@ -133,7 +140,7 @@ extension Engine {
 
     func begin(_ run: Run, _ number: Int) {
         run.newest = number
-        for older in run.attempts.values.sorted(by: { $0.key.tokenHash < $1.key.tokenHash }) where (older.number ?? number) < number { endAttempt(older, by: number) }
+        for older in run.orderedAttempts where (older.number ?? number) < number { endAttempt(older, by: number) }
     }
 
     /// A launch on other nodes may have begun without this one: asked for while an attempt saves.
@@ -168,7 +175,7 @@ extension Engine {
         guard let token else { return }
         let attempt = run.attempts[token]
         attempt?.isProvisional = false
-        defer { for other in run.attempts.values.sorted(by: { $0.key.tokenHash < $1.key.tokenHash }) { askForNumber(other) } }
+        defer { for other in run.orderedAttempts { askForNumber(other) } }
         if isOurs {
             log(.notice, "the \(committing) tier is back: run \(key)'s attempt \(number) is recorded there")
             if let attempt { resume(attempt) }
@@ -227,10 +234,10 @@ extension Engine {
     }
 
     func tickAttempts() {
-        for run in runs.values.sorted(by: { $0.key < $1.key }) {
+        for run in orderedRuns {
             tickClaims(run.key)
-            for attempt in run.attempts.values.sorted(by: { $0.key.tokenHash < $1.key.tokenHash }) { tickLeftovers(attempt) }
-            for attempt in run.attempts.values.sorted(by: { $0.key.tokenHash < $1.key.tokenHash }) where attempt.sessions.values.contains(where: { sessions[$0]?.openCall != nil }) {
+            for attempt in run.orderedAttempts { tickLeftovers(attempt) }
+            for attempt in run.orderedAttempts where attempt.sessions.values.contains(where: { sessions[$0]?.openCall != nil }) {
                 if now >= attempt.askAt { attempt.number == nil ? askForNumber(attempt) : resume(attempt) }
                 let why = !stagerUp ? "the stager is being started again" : isUp(committing)
                     ? "rank 0's daemon has not numbered this attempt yet; start rank 0, or check that both daemons share the \(committing) tier"

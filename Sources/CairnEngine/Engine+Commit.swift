@@ -24,13 +24,12 @@ extension Engine {
     func isRankZeroLate(_ save: Save) -> Bool { save.publishedAt.map { now - $0 > ms(limits.standInMs) } ?? false }
 
     /// Rank 0's daemon has had its time and all manifests are there.
-    func standIn(_ save: Save) -> Bool { save.allManifestsAt != nil && isRankZeroLate(save) }
+    func standIn(_ save: Save) -> Bool { save.missing?.isEmpty == true && isRankZeroLate(save) }
 
     func undecided(_ key: SaveKey, missing: [Int]?) {
         guard let save = saves[key] else { return }
         save.asking = false
         if let missing { save.missing = missing }
-        if missing?.isEmpty == true { save.allManifestsAt = save.allManifestsAt ?? now }
         save.pollAt = now + jittered(ms(save.pollInterval))
         save.pollInterval = min(save.pollInterval * 2, limits.pollLongestMs)
     }
@@ -161,7 +160,7 @@ extension Engine {
         let run = run(save.key.run)
         guard run.unfinished.contains(save.key.save) else { return }
         if finalLevel(save.upto) == .committed { guard save.decision != nil else { return } }
-        let ranks = (Array(save.ranks.values) + save.copies.values).compactMap { rankSaves[$0] }
+        let ranks = parts(save)
         guard ranks.allSatisfy({ isEnded($0) && !$0.cancelling }) else { return }
         run.unfinished.remove(save.key.save)
         run.ended.append(save.key.save)
@@ -169,15 +168,14 @@ extension Engine {
         while run.ended.count > limits.endedPerRun {
             let old = SaveKey(run: run.key, save: run.ended.removeFirst())
             guard let gone = saves.removeValue(forKey: old) else { continue }
-            for handle in Array(gone.ranks.values) + gone.copies.values {
-                guard let rankSave = rankSaves[handle] else { continue }
+            for rankSave in parts(gone) {
                 for (chunk, slot) in rankSave.slots.enumerated() {
                     guard let slot else { continue }
                     if pool.slots[slot].holds == 0 { pool.release(slot) } else { pool.quarantine(slot, until: now + ms(limits.quarantineMs)) }
                     rankSave.slots[chunk] = nil
                 }
-                rankSaves[handle] = nil
-                actions.append(.forget(handle: handle))
+                rankSaves[rankSave.handle] = nil
+                actions.append(.forget(handle: rankSave.handle))
             }
         }
     }

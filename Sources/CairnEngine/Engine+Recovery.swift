@@ -120,8 +120,8 @@ extension Engine {
             run.foundCounts[attempt] = max(run.foundCounts[attempt] ?? 0, count)
         }
         defer {
-            for run in runs.values.sorted(by: { $0.key < $1.key }) {
-                for attempt in run.attempts.values.sorted(by: { $0.key.tokenHash < $1.key.tokenHash }) { attempt.number == nil ? askForNumber(attempt) : resume(attempt) }
+            for run in orderedRuns {
+                for attempt in run.orderedAttempts { attempt.number == nil ? askForNumber(attempt) : resume(attempt) }
             }
         }
         if tier == beside {

@@ -206,8 +206,8 @@ extension Engine {
     }
 
     func tickRestore() {
-        for run in runs.values.sorted(by: { $0.key < $1.key }) {
-            for attempt in run.attempts.values.sorted(by: { $0.key.tokenHash < $1.key.tokenHash }) {
+        for run in orderedRuns {
+            for attempt in run.orderedAttempts {
                 for (number, restore) in attempt.restores.sorted(by: { $0.key < $1.key }) {
                     advance(attempt, number, restore)
                     advanceSettle(attempt, number, restore)

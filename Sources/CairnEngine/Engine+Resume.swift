@@ -68,8 +68,8 @@ extension Engine {
 
     /// The committing tier is back: what an attempt that was resumed without it chose there, its commits' parent among it.
     func resumeAgain() {
-        for run in runs.values.sorted(by: { $0.key < $1.key }) {
-            for attempt in run.attempts.values.sorted(by: { $0.key.tokenHash < $1.key.tokenHash }) where attempt.resumedWithout {
+        for run in orderedRuns {
+            for attempt in run.orderedAttempts where attempt.resumedWithout {
                 attempt.resumedWithout = false
                 attempt.resumed = false
                 resume(attempt)

@@ -138,6 +138,7 @@ public final class Engine {
         runs[key] = run
         return run
     }
+    var orderedRuns: [Run] { runs.values.sorted { $0.key < $1.key } }
     func isUp(_ tier: Tier) -> Bool { tierStates[tier]?.up == true }
 
     /// The level at which a save that asked for `upto` ends.

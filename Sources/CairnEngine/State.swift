@@ -191,7 +191,6 @@ final class Save {
         return voidReason
     }
     var asking = false, pollAt = 0, pollInterval: Int
-    var allManifestsAt: Int?
     init(key: SaveKey, worldSize: Int, participants: [Int]?, upto: Level, now: Int, pollInterval: Int) {
         self.key = key; self.worldSize = worldSize; self.participants = participants; self.upto = upto; acceptedAt = now; self.pollInterval = pollInterval
     }
@@ -203,6 +202,8 @@ final class Save {
 final class Run {
     let key: RunKey
     var attempts: [String: Attempt] = [:]
+    /// In an order that does not change from one run of a history to the next.
+    var orderedAttempts: [Attempt] { attempts.values.sorted { $0.key.tokenHash < $1.key.tokenHash } }
     /// The highest attempt number seen.
     var newest = 0
     var unfinished: Set<SaveID> = []

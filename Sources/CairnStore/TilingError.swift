@@ -22,5 +22,7 @@ public enum TilingError: Error, Sendable, Equatable, CustomStringConvertible {
     }
 
     /// A tensor may be on thousands of ranks, and this becomes a save's reason that all of them are told.
-    private static func listed(_ ranks: [Int]) -> String { ranks.count > 16 ? "\(ranks.prefix(16)) and \(ranks.count - 16) more" : "\(ranks)" }
+    public static func listed(_ ranks: [Int], atMost: Int = 16) -> String {
+        ranks.count > atMost ? "\(ranks.prefix(atMost)) and \(ranks.count - atMost) more" : "\(ranks)"
+    }
 }

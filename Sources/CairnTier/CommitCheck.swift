@@ -82,7 +82,7 @@ struct CommitCheck: Sendable {
         }
     }
 
-    private static func listed(_ ranks: [Int]) -> String { ranks.count > 20 ? "\(ranks.prefix(20)) and \(ranks.count - 20) more" : "\(ranks)" }
+    private static func listed(_ ranks: [Int]) -> String { TilingError.listed(ranks, atMost: 20) }
 
     private func part(_ rank: Int, _ name: String, _ root: TierRoot) throws -> Part {
         let manifest: Manifest, bytes: [UInt8]

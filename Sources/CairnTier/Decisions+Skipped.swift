@@ -20,8 +20,7 @@ extension Decisions {
             let participants = try participants(run, skipped, names)
             let without = previous.filter { $0.save < skipped && names[$0.rank] == nil && participants?.contains($0.rank) ?? true }.map(\.rank)
             guard !without.isEmpty else { continue }
-            let shown = without.count > 16 ? "\(without.prefix(16)) and \(without.count - 16) more" : "\(without)"
-            _ = try void(run, skipped, reason: "ranks \(shown) went on to save \(save) without it")
+            _ = try void(run, skipped, reason: "ranks \(TilingError.listed(without)) went on to save \(save) without it")
         }
     }
 

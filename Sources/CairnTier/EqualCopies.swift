@@ -20,7 +20,9 @@ struct EqualCopies {
         var names: [String] = [], bytes = 0
         for stored in other.shards where stored.shard.isPrivate {
             guard let twin = own[stored.shard.name], twin.shard == stored.shard, twin.fileOffset == stored.fileOffset else { continue }
-            let blocks = (twin.fileOffset + Sizes.blockBytes - 1) / Sizes.blockBytes..<max((twin.fileOffset + Sizes.blockBytes - 1) / Sizes.blockBytes, (twin.fileOffset + twin.bytes) / Sizes.blockBytes)
+            // Rounded inwards: only blocks that hold nothing else.
+            let begin = (twin.fileOffset + Sizes.blockBytes - 1) / Sizes.blockBytes
+            let blocks = begin..<max(begin, (twin.fileOffset + twin.bytes) / Sizes.blockBytes)
             guard !blocks.isEmpty, blocks.upperBound <= min(left.count, right.count), left[blocks] == right[blocks] else { continue }
             names.append(stored.shard.name)
             bytes += twin.bytes
