@@ -269,7 +269,7 @@ def trainer(script: str, *arguments: str, environment: dict[str, str] | None = N
     """A Python process that has this package on its path; talk to it by its stdin and stdout."""
     path = str(Path(__file__).parent.parent)
     return subprocess.Popen(
-        [sys.executable, "-c", script, *arguments],
+        [sys.executable, "-X", "faulthandler", "-c", script, *arguments],  # a crash in C shows where Python was
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         env=os.environ | {"PYTHONPATH": path} | (environment or {}),
     )  # fmt: skip

@@ -211,6 +211,10 @@ else:
 dist.barrier()
 ckpt.close()
 dist.destroy_process_group()
+# Not by the interpreter's end: a thread of Gloo that still holds a finished collective's tensors may abort the process there
+# (pytorch #179291), seldom, and on a loaded machine only.
+sys.stdout.flush()
+os._exit(0)
 """
 
 

@@ -95,18 +95,16 @@ extension Rank {
         let daemon = daemon, attempt = job.number
         // Which try the engine takes depends on what it still knows: the newest of what is here.
         func parts() -> [SaveRecord] {
-            daemon.recordsByKey.values.filter {
-                $0.key.save.attempt == attempt && $0.key.save.step == save.step && $0.level != .failed && $0.finalLevel != .committed
-            }
+            daemon.recordsByKey.values.filter { $0.key.save.attempt == attempt && $0.key.save.step == save.step && $0.level != .failed }
         }
-        for part in parts() { part.promoting = .committed }
+        for part in parts() where part.finalLevel != .committed { part.promoting = .committed }
         daemon.promotions.insert(SaveID(attempt: attempt, step: save.step, attemptTry: 0))
         let call = daemon.call(self, atOnce: { [self] answer in
             guard case .promoted = answer else { return }
             world.mark(.promoted)
             // A part that has left the pool and stands on no disk ended where it was.
             let held = parts().filter { daemon.holds($0.key) || !$0.ended }, newest = held.map(\.key.save).max()
-            for part in held where part.key.save == newest {
+            for part in held where part.key.save == newest && part.finalLevel != .committed {
                 part.finalLevel = .committed
                 world.ledger(part, at: daemon)
             }
