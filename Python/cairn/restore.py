@@ -82,7 +82,8 @@ class Turns:
             if failure is None:
                 plan, failure = _load(self._session, self._wish, step, int(choice["sequence"]))
             why = None if failure is None else str(failure)[:1000]
-            again = bool(self._call("Settle", restore=turn, ok=failure is None, reason=why).get("again", False))
+            settled = self._call("Settle", restore=turn, ok=failure is None, reason=why)
+            again = bool(settled.get("again", False))
             self._counters.restored(agreed=not again)
             if failure is None and not again and plan is not None:
                 plan.apply()
@@ -95,7 +96,7 @@ class Turns:
                 raise self.refusal
             if not again:
                 raise failure or errors.ProtocolError("Settle ended a restore that failed")
-            cause = failure or errors.Unavailable(f"another rank could not load step {step}")
+            cause = failure or errors.Unavailable(f"another rank could not load step {step}: {settled.get('reason') or 'no reason given'}")
             if self.refusal is None:
                 log.warning("cairn: step %d could not be restored (%s); all ranks go back to an older one", step, cause)
         raise errors.Unavailable(f"no step could be restored in {limits.RESTORE_TRIES} tries") from cause

@@ -188,7 +188,8 @@ def test_a_rank_whose_state_does_not_fit_keeps_the_others_from_no_answer(shared:
         begin = time.monotonic()
         answers = job.all(restore)
         assert time.monotonic() - begin < 15
-        assert answers[0].startswith("Unavailable: another rank could not load step 1")
+        assert answers[0].startswith("Unavailable: another rank could not load step 1: rank 1: ")
+        assert "'a' is [7]" in answers[0]
         assert answers[1].startswith("Mismatch: ")
         assert "'a' is [7]" in answers[1]
         assert restored(job) == [(3, "first")] * 2  # at once with each other again

@@ -126,7 +126,7 @@ extension Engine {
         guard let restore = attempt.restores[number], case .chosen = restore.phase else {
             return reply(call, .failed(.invalid(name: "restore", reason: "restore \(number) was not chosen yet")))
         }
-        if let verdict = restore.verdict { return reply(call, .settled(again: !verdict)) }
+        if let verdict = restore.verdict { return reply(call, .settled(again: !verdict, reason: restore.refusal)) }
         askForNewest(run(session.run))
         restore.settled[session.rank] = (ok, reason)
         restore.settleCalls.append(call)
@@ -155,7 +155,8 @@ extension Engine {
         restore.verdictPlace = place
         restore.verdictAsking = true
         if !restore.settledPublished {
-            let ranks = restore.settled.keys.sorted(), reason = restore.settled.values.first { !$0.ok }?.reason
+            let ranks = restore.settled.keys.sorted()
+            let reason = restore.settled.filter { !$0.value.ok }.min { $0.key < $1.key }.map { "rank \($0.key): \($0.value.reason ?? "no reason given")" }
             ask(place, .settled(key, number)) {
                 .settled(id: $0, run: key.run, attempt: attempt.number ?? 0, restore: number, ranks: ranks, ok: allOk, reason: reason)
             }
@@ -176,7 +177,7 @@ extension Engine {
         advanceSettle(attempt, number, restore)
     }
 
-    func verdictRead(_ key: AttemptKey, _ number: Int, ok: Bool?, by tier: Tier) {
+    func verdictRead(_ key: AttemptKey, _ number: Int, ok: Bool?, reason: String?, by tier: Tier) {
         guard let attempt = runs[key.run]?.attempts[key.tokenHash], let restore = attempt.restores[number] else { return }
         restore.verdictAsking = false
         guard restore.verdict == nil else { return }
@@ -189,7 +190,7 @@ extension Engine {
             restore.pollAt = now + (restore.settledPublished ? jittered(min(ms(limits.pollLongestMs), ms(100) + waited / 4)) : 0)
             return advanceSettle(attempt, number, restore)
         }
-        conclude(attempt, restore, ok: ok)
+        conclude(attempt, restore, ok: ok, reason: reason)
     }
 
     func settleFailed(_ key: AttemptKey, _ number: Int) {
@@ -198,10 +199,11 @@ extension Engine {
         restore.pollAt = now + ms(limits.pollLongestMs)
     }
 
-    func conclude(_ attempt: Attempt, _ restore: Restore, ok: Bool) {
+    func conclude(_ attempt: Attempt, _ restore: Restore, ok: Bool, reason: String?) {
         restore.verdict = ok
+        restore.refusal = reason
         if ok, case .chosen(_, let sequence?, _) = restore.phase { attempt.parent = sequence }
-        for call in restore.settleCalls { reply(call, .settled(again: !ok)) }
+        for call in restore.settleCalls { reply(call, .settled(again: !ok, reason: reason)) }
         restore.settleCalls.removeAll()
     }
 

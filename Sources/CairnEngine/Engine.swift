@@ -206,7 +206,7 @@ public final class Engine {
              (.readChoice(let key, let restore), .choice(_, let chosen, let step, let sequence, let save, _)):
             choiceRead(key, restore, chosen: chosen, step: step, sequence: sequence, save: save)
         case (.settled(let key, let restore), .done): settledRecorded(key, restore)
-        case (.verdict(let key, let restore), .verdict(_, let ok, _)): verdictRead(key, restore, ok: ok, by: tier)
+        case (.verdict(let key, let restore), .verdict(_, let ok, let reason)): verdictRead(key, restore, ok: ok, reason: reason, by: tier)
         case (.scan, .scanned(_, let found)): scanned(tier, found)
         case (.retain(let run), .removed(_, let sequences)):
             for sequence in sequences { log(.info, "run \(run): retention removed sequence \(sequence) from the \(tier) tier") }

@@ -82,7 +82,8 @@ public enum Answer: Hashable, Sendable {
     case saved(SaveID, bytes: Int)
     case waited(Level, reason: String?)
     case chosen(step: Int, sequence: CommitSequence)
-    case settled(again: Bool)
+    /// Again: why a rank could not restore.
+    case settled(again: Bool, reason: String?)
     case promoted
     case failed(EngineError)
 }

@@ -83,7 +83,7 @@ final class Restore {
     var settleCalls: [CallID] = []
     var settleStartedAt: Int?
     var settledPublished = false, verdictAsking = false
-    var verdict: Bool?
+    var verdict: Bool?, refusal: String?
     /// Tiers that were asked for a former life's verdict.
     var resumedVerdicts: Set<Tier> = []
     /// Chosen before this life of the daemon: a verdict may stand already.

@@ -119,7 +119,7 @@ final class Restores: Sendable {
         } else if missing.isEmpty {
             verdict = SettleVerdict(attempt: attempt, restore: restore, ok: true, reason: nil)
         } else if force {
-            verdict = SettleVerdict(attempt: attempt, restore: restore, ok: false, reason: "ranks \(missing.prefix(20)) did not settle in time")
+            verdict = SettleVerdict(attempt: attempt, restore: restore, ok: false, reason: "ranks \(TilingError.listed(missing)) did not settle in time")
         } else {
             return nil
         }

@@ -99,7 +99,8 @@ extension Checkpoint {
         }
     }
 
-    /// Tells whether this rank could load what was chosen; answers when all ranks have told. again: another round follows.
+    /// Tells whether this rank could load what was chosen; answers when all ranks have told. again: another round follows, and reason says
+    /// which rank could not, and why.
     public enum Settle: WireMethod {
         public static let name = Checkpoint.interface + ".Settle"
         public struct Parameters: WireFields {
@@ -114,11 +115,12 @@ extension Checkpoint {
         }
         public struct Reply: WireFields {
             public var again: Bool
+            public var reason: String?
 
-            public init(again: Bool) {
-                self.again = again
+            public init(again: Bool, reason: String? = nil) {
+                self.again = again; self.reason = reason
             }
-            public enum CodingKeys: String, CodingKey, CaseIterable { case again }
+            public enum CodingKeys: String, CodingKey, CaseIterable { case again, reason }
         }
     }
 

@@ -159,8 +159,9 @@ extension Checkpoint {
         # these leases, so that a client can empty others meanwhile.
         method Load(step: int, sequence: int, boxes: []Box, segments: ?[]int) -> (tier: string, placed: []Piece)
 
-        # Tells whether this rank could load what was chosen; answers when all ranks have told. again: another round follows.
-        method Settle(restore: int, ok: bool, reason: ?string) -> (again: bool)
+        # Tells whether this rank could load what was chosen; answers when all ranks have told. again: another round follows, and reason says
+        # which rank could not, and why.
+        method Settle(restore: int, ok: bool, reason: ?string) -> (again: bool, reason: ?string)
 
         # Raises how far the newest save of a step goes that this attempt ended short of the level; level is local, global or committed.
         method Promote(step: int, level: Level) -> ()

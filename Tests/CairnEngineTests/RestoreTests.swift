@@ -28,9 +28,12 @@ import Testing
         bench.tell(.tier(.global, .choice(id: id ?? 0, chosen: true, step: step, sequence: sequence, save: nil, level: nil)))
     }
     private func answerVerdict(_ bench: Bench, _ ok: Bool?) {
-        if let id = bench.takeTier(.global, { if case .settled(let id, _, _, _, _, _, _) = $0 { id } else { nil } }) { bench.tell(.tier(.global, .done(id: id))) }
+        var reason: String?
+        if let id = bench.takeTier(.global, { if case .settled(let id, _, _, _, _, _, let said) = $0 { reason = said; return id } else { return nil } }) {
+            bench.tell(.tier(.global, .done(id: id)))
+        }
         if let id = bench.takeTier(.global, { if case .verdict(let id, _, _, _, _, _, _) = $0 { id } else { nil } }) {
-            bench.tell(.tier(.global, .verdict(id: id, ok: ok, reason: nil)))
+            bench.tell(.tier(.global, .verdict(id: id, ok: ok, reason: reason)))
         }
     }
     private func two() -> Bench {
@@ -59,18 +62,18 @@ import Testing
         let second = settle(bench, "b")
         bench.wait(ms: 200)
         answerVerdict(bench, true)
-        #expect(bench.answer(first) == .settled(again: false))
-        #expect(bench.answer(second) == .settled(again: false))
+        #expect(bench.answer(first) == .settled(again: false, reason: nil))
+        #expect(bench.answer(second) == .settled(again: false, reason: nil))
     }
 
     @Test func ifOneCouldNotAllGoAgainWithTheNext() {
         let bench = two()
         _ = choose(bench, "a")
         answerChoice(bench, step: 8, sequence)
-        let first = settle(bench, "a", ok: false)
+        let first = settle(bench, "b", ok: false)
         answerVerdict(bench, false)
-        #expect(bench.answer(first) == .settled(again: true))
-        #expect(bench.answer(settle(bench, "b")) == .settled(again: true))
+        #expect(bench.answer(first) == .settled(again: true, reason: "rank 1: torn"))
+        #expect(bench.answer(settle(bench, "a")) == .settled(again: true, reason: "rank 1: torn"))
         let again = choose(bench, "a", 2)
         answerChoice(bench, step: 6, CommitSequence(attempt: 1, count: 2))
         #expect(bench.answer(again) == .chosen(step: 6, sequence: CommitSequence(attempt: 1, count: 2)))

@@ -64,7 +64,7 @@ extension Rank {
         guard let session, daemon.up else { return }
         let call = daemon.call(self) { [self] answer in
             switch answer {
-            case .settled(let again):
+            case .settled(let again, _):
                 job.check(verdict: number, again, rank)
                 if again {
                     world.mark(.restoredAgain)

@@ -27,9 +27,9 @@ extension Daemon {
     func settle(_ parameters: Checkpoint.Settle.Parameters, _ session: ClientSession, _ context: CallContext) {
         let call = engineCall(context) { [unowned self] answer in
             switch answer {
-            case .settled(let again):
+            case .settled(let again, let reason):
                 if restoring?.run == session.run { restoring = nil }
-                context.reply(Checkpoint.Settle.Reply(again: again))
+                context.reply(Checkpoint.Settle.Reply(again: again, reason: reason))
             case .failed(let error): context.fail(wireError(error))
             default: preconditionFailure("a Settle was answered with \(answer)")
             }
