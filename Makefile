@@ -15,7 +15,7 @@ export CAIRN_BIN ?= $(CURDIR)/.build/release
 # Linked with Swift's own libraries, so that an installed binary needs no toolchain beside it.
 RELEASE := swift build -c release --static-swift-stdlib
 
-.PHONY: help run test test-mutations simulate build release install clean bench scale setup check-systemd test-swift test-python
+.PHONY: help run test test-mutations simulate soak build release install clean bench scale setup check-systemd test-swift test-python
 
 help:
 	@printf '%s\n' \
@@ -24,6 +24,7 @@ help:
 	  'make build     debug build            make release   release build of cairnd and cairn' \
 	  'make simulate  SEEDS=2000: that many histories of daemons, ranks and faults against the engine; SEED=n: one, with every event' \
 	  'make scale     what a job of 1,024 ranks asks of its shared folder (2 minutes); SCALE=full: of 8,192 (15 minutes)' \
+	  'make soak      MINUTES=60: eight ranks save, restore and are killed, while what the daemon takes is watched and plotted' \
 	  'make bench     side by side with torch.distributed.checkpoint, 1 GiB of state' \
 	  'make install   DESTDIR=… PREFIX=/usr: binaries, configuration, systemd units' \
 	  'make clean     remove what was built and .venv'
@@ -48,7 +49,7 @@ test: check-python test-swift test-mutations test-python check-systemd
 
 # First, because it takes seconds.
 check-python: setup
-	cd Python && ../.venv/bin/ruff check --no-cache . ../Examples ../Benchmarks ../Tests/EndToEndTests ../Tests/Mutations
+	cd Python && ../.venv/bin/ruff check --no-cache . ../Examples ../Benchmarks ../Tests/EndToEndTests ../Tests/Mutations ../Tests/Soak
 	cd Python && ../.venv/bin/mypy --strict --cache-dir ../.build/mypy
 
 test-swift: setup
@@ -65,6 +66,11 @@ SEEDS ?= 2000
 simulate:
 	swift build -c release --scratch-path .build/simulate -Xswiftc -assert-config -Xswiftc Debug --product cairn-simulate
 	.build/simulate/release/cairn-simulate $(if $(SEED),--seed $(SEED) --verbose --table,--seeds $(SEEDS)) --jobs $$(nproc)
+
+MINUTES ?= 60
+soak: release
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r scripts/requirements-plots.txt
+	CAIRND_BINARY="$(CAIRN_BIN)/cairnd" $(PYTHON) Tests/Soak/soak.py --minutes $(MINUTES) --json .build/soak.json --plot .build/soak.svg
 
 test-python: release
 	test -x "$(CAIRN_BIN)/cairnd"

@@ -70,8 +70,11 @@ class Turns:
             turn = self._counters.next_restore(self._wish.step)
             try:
                 choice = self._call("Choose", restore=turn, step=self._wish.step, timeoutMs=int(self._timeout * 1000))
-            except (errors.NoSuchStep, errors.NoSuchRun):
-                self._counters.restored(agreed=self._wish.step is None and cause is None)
+            except errors.NoSuchStep:
+                # Settled by all too: a rank that starts later must find this restore under way, not count it as one before its time.
+                again, _ = self._settle(turn, None)
+                if again:
+                    continue
                 if cause is not None:
                     raise cause from None
                 if self._wish.step is None:
@@ -81,10 +84,7 @@ class Turns:
             plan, failure = None, self.refusal
             if failure is None:
                 plan, failure = _load(self._session, self._wish, step, int(choice["sequence"]))
-            why = None if failure is None else str(failure)[:1000]
-            settled = self._call("Settle", restore=turn, ok=failure is None, reason=why)
-            again = bool(settled.get("again", False))
-            self._counters.restored(agreed=not again)
+            again, why = self._settle(turn, failure)
             if failure is None and not again and plan is not None:
                 plan.apply()
                 return step
@@ -96,10 +96,18 @@ class Turns:
                 raise self.refusal
             if not again:
                 raise failure or errors.ProtocolError("Settle ended a restore that failed")
-            cause = failure or errors.Unavailable(f"another rank could not load step {step}: {settled.get('reason') or 'no reason given'}")
+            cause = failure or errors.Unavailable(f"another rank could not load step {step}: {why}")
             if self.refusal is None:
                 log.warning("cairn: step %d could not be restored (%s); all ranks go back to an older one", step, cause)
         raise errors.Unavailable(f"no step could be restored in {limits.RESTORE_TRIES} tries") from cause
+
+    def _settle(self, turn: int, failure: Exception | None) -> tuple[bool, str]:
+        """Whether all go again, and why."""
+        reason = None if failure is None else str(failure)[:1000]
+        settled = self._call("Settle", restore=turn, ok=failure is None, reason=reason)
+        again = bool(settled.get("again", False))
+        self._counters.restored(agreed=not again)
+        return again, str(settled.get("reason") or "no reason given")
 
     def _call(self, method: str, **parameters: Any) -> dict[str, Any]:
         return self._session.load_call(method, parameters, timeout=self._timeout + limits.CALL_SECONDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import secrets
 import time
 from typing import Any
@@ -172,6 +173,28 @@ def test_a_restore_that_a_restart_of_the_daemon_interrupted_goes_on(cluster: Clu
         job.ranks[0]._link.wait_for_session(30)
         assert restored(job, 1) == [(1, "first")]
         assert restored(job, 2) == [(2, "first")]
+
+
+@pytest.mark.parametrize("counted", [True, False], ids=["counted", "not counted"])
+def test_a_rank_that_starts_late_is_in_the_restore_of_the_others(shared: Daemon, run: str, counted: bool) -> None:
+    """Where the node's ranks are counted by the launcher, and where not; first there is nothing to restore, then there is."""
+    for expected in (None, 1):
+        attempt = secrets.token_hex(8)
+
+        def opened(rank: int, attempt: str = attempt) -> cairn.Checkpointer:
+            here = {"local_rank": rank, "local_world_size": 2} if counted else {}
+            return shared.open(run, rank=rank, world_size=2, attempt=attempt, **here)
+
+        with opened(0) as first, concurrent.futures.ThreadPoolExecutor(1) as pool:
+            early = pool.submit(first.restore, state(0, 0))
+            time.sleep(0.5)
+            assert not early.done(), "it must wait for the other one"
+            with opened(1) as second:
+                assert second.restore(state(1, 0)) == expected
+                assert early.result(20) == expected
+                # Their tries of a step are counted alike, or this would not be one save.
+                for save in [one.save((expected or 0) + 1, state(one.rank, 1)) for one in (first, second)]:
+                    assert save.wait("committed", timeout=30).level == "committed"
 
 
 def test_a_rank_whose_state_does_not_fit_keeps_the_others_from_no_answer(shared: Daemon, run: str) -> None:

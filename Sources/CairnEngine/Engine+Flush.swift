@@ -239,7 +239,7 @@ extension Engine {
         case .decide(let key), .void(let key), .look(let key): decisionFailed(key, failure)
         case .choose(let key, let restore), .readChoice(let key, let restore), .held(let key, let restore):
             choiceFailed(key, restore, failure, tier)
-        case .settled(let key, let restore), .verdict(let key, let restore): settleFailed(key, restore)
+        case .settled(let key, let restore, _), .verdict(let key, let restore): settleFailed(key, restore)
         case .scan:
             // Nothing of it is known before the scan: it is asked for again.
             tierStates[tier]?.scanAt = now + ms(limits.pollLongestMs)

@@ -131,9 +131,7 @@ extension Engine {
     public func endedRestores(session token: SessionToken) -> Int {
         guard let attempt = sessions[token].flatMap({ attempt(of: $0) }), let last = attempt.restores.keys.max(),
               let restore = attempt.restores[last] else { return 0 }
-        if restore.verdict != nil { return last }
-        if case .chosen(nil, _, _) = restore.phase { return last }
-        return last - 1   // the last one may be under way; those before it are not
+        return restore.verdict == nil ? last - 1 : last   // the last one may be under way; those before it are not
     }
     public func lastCommit(run: RunKey) -> (save: SaveID, sequence: CommitSequence, at: Int)? { runs[run]?.lastCommit }
 

@@ -151,13 +151,13 @@ extension Engine {
                 .verdict(id: $0, run: key.run, attempt: attempt.number ?? 0, restore: number, worldSize: attempt.worldSize, publish: false, force: false)
             }
         }
-        guard restore.settledPublished || restore.settled.count >= expected || !allOk || late else { return }
+        guard !restore.publishedRanks.isEmpty || restore.settled.count >= expected || !allOk || late else { return }
         restore.verdictPlace = place
         restore.verdictAsking = true
-        if !restore.settledPublished {
-            let ranks = restore.settled.keys.sorted()
+        let ranks = restore.settled.keys.filter { !restore.publishedRanks.contains($0) }.sorted()
+        if !ranks.isEmpty {
             let reason = restore.settled.filter { !$0.value.ok }.min { $0.key < $1.key }.map { "rank \($0.key): \($0.value.reason ?? "no reason given")" }
-            ask(place, .settled(key, number)) {
+            ask(place, .settled(key, number, ranks)) {
                 .settled(id: $0, run: key.run, attempt: attempt.number ?? 0, restore: number, ranks: ranks, ok: allOk, reason: reason)
             }
         } else {
@@ -169,10 +169,10 @@ extension Engine {
         }
     }
 
-    func settledRecorded(_ key: AttemptKey, _ number: Int) {
+    func settledRecorded(_ key: AttemptKey, _ number: Int, _ ranks: [Int]) {
         guard let attempt = runs[key.run]?.attempts[key.tokenHash], let restore = attempt.restores[number] else { return }
         restore.verdictAsking = false
-        restore.settledPublished = true
+        restore.publishedRanks.formUnion(ranks)
         restore.pollAt = now
         advanceSettle(attempt, number, restore)
     }
@@ -187,7 +187,7 @@ extension Engine {
         }
         guard let ok else {
             let waited = now - (restore.settleStartedAt ?? now)
-            restore.pollAt = now + (restore.settledPublished ? jittered(min(ms(limits.pollLongestMs), ms(100) + waited / 4)) : 0)
+            restore.pollAt = now + (!restore.publishedRanks.isEmpty ? jittered(min(ms(limits.pollLongestMs), ms(100) + waited / 4)) : 0)
             return advanceSettle(attempt, number, restore)
         }
         conclude(attempt, restore, ok: ok, reason: reason)

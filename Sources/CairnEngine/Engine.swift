@@ -205,7 +205,7 @@ public final class Engine {
         case (.choose(let key, let restore), .choice(_, let chosen, let step, let sequence, let save, _)),
              (.readChoice(let key, let restore), .choice(_, let chosen, let step, let sequence, let save, _)):
             choiceRead(key, restore, chosen: chosen, step: step, sequence: sequence, save: save)
-        case (.settled(let key, let restore), .done): settledRecorded(key, restore)
+        case (.settled(let key, let restore, let ranks), .done): settledRecorded(key, restore, ranks)
         case (.verdict(let key, let restore), .verdict(_, let ok, let reason)): verdictRead(key, restore, ok: ok, reason: reason, by: tier)
         case (.scan, .scanned(_, let found)): scanned(tier, found)
         case (.retain(let run), .removed(_, let sequences)):

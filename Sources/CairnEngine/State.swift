@@ -82,7 +82,9 @@ final class Restore {
     var settled: [Int: (ok: Bool, reason: String?)] = [:]
     var settleCalls: [CallID] = []
     var settleStartedAt: Int?
-    var settledPublished = false, verdictAsking = false
+    /// Ranks whose outcome stands in a file: those of a node that nobody counted may come one by one.
+    var publishedRanks: Set<Int> = []
+    var verdictAsking = false
     var verdict: Bool?, refusal: String?
     /// Tiers that were asked for a former life's verdict.
     var resumedVerdicts: Set<Tier> = []
@@ -240,7 +242,7 @@ enum Pending {
     case decide(SaveKey), void(SaveKey), look(SaveKey)
     case held(AttemptKey, Int), choose(AttemptKey, Int), readChoice(AttemptKey, Int)
     case promote(CallID, RunKey, attempt: Int, Level, step: Int), drop(SaveKey)
-    case settled(AttemptKey, Int), verdict(AttemptKey, Int)
+    case settled(AttemptKey, Int, [Int]), verdict(AttemptKey, Int)
     case scan, retain(RunKey), record(SaveKey), discard, orphan(RunKey, SaveID)
 }
 

@@ -38,8 +38,9 @@ public enum Names {
     /// In its attempt's folder.
     public static func have(node: String) -> String { "have-\(node).json" }
     public static func restoreChoice(attempt: Int, restore: Int) -> String { "\(attemptFolder(attempt))/restore-\(restore).json" }
-    public static func settled(attempt: Int, restore: Int, node: String) -> String {
-        "\(attemptFolder(attempt))/settled-\(restore)-\(node).json"
+    /// Part 0 is of the ranks that settled first, further ones of those that came since.
+    public static func settled(attempt: Int, restore: Int, node: String, part: Int = 0) -> String {
+        "\(attemptFolder(attempt))/settled-\(restore)-\(node)\(part == 0 ? "" : ".\(part)").json"
     }
     public static func settle(attempt: Int, restore: Int) -> String { "\(attemptFolder(attempt))/settle-\(restore).json" }
 

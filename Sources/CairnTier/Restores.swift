@@ -95,8 +95,16 @@ final class Restores: Sendable {
     func settled(_ run: RunKey, attempt: Int, restore: Int, ranks: [Int], ok: Bool, reason: String?) throws {
         try folders.makeFolders(folders.first, folder(run, attempt))
         let record = SettleRecord(node: folders.node, attempt: attempt, restore: restore, ranks: ranks, ok: ok, reason: reason)
-        // What this node said first stands.
-        _ = try folders.publish(folders.first, folder(run, attempt), lastName(Names.settled(attempt: attempt, restore: restore, node: folders.node)), Record.encode(record))
+        // What this node said first of a rank stands; of ranks that came since, a further file says it.
+        var told: Set<Int> = []
+        for part in 0..<StoreLimits.worldSize {
+            let name = lastName(Names.settled(attempt: attempt, restore: restore, node: folders.node, part: part))
+            guard case .stood(let bytes) = try folders.publish(folders.first, folder(run, attempt), name, Record.encode(record)) else { return }
+            do { told.formUnion(try Record.decode(SettleRecord.self, from: bytes).ranks) } catch {
+                throw TierFailure.corrupt(folders.first.absolute("\(folder(run, attempt))/\(name)"), error)
+            }
+            if told.isSuperset(of: ranks) { return }
+        }
     }
 
     func verdict(_ run: RunKey, attempt: Int, restore: Int, worldSize: Int, publish: Bool, force: Bool) throws -> SettleVerdict? {

@@ -66,6 +66,33 @@ import Testing
         #expect(bench.answer(second) == .settled(again: false, reason: nil))
     }
 
+    /// A node whose ranks no launcher counted: rank 1 opens after rank 0 has settled, and what it says goes into a file of its own.
+    @Test func aRankThatOpensLateIsWaitedFor() {
+        let bench = Bench()
+        bench.open("a", rank: 0, worldSize: 2)
+        _ = choose(bench, "a")
+        answerChoice(bench, step: nil, nil)
+        let first = settle(bench, "a")
+        func published() -> [Int]? {
+            guard let (id, ranks) = bench.takeTier(.global, { if case .settled(let id, _, _, _, let ranks, _, _) = $0 { (id, ranks) } else { nil } }) else { return nil }
+            bench.tell(.tier(.global, .done(id: id)))
+            return ranks
+        }
+        #expect(published() == [0])
+        answerVerdict(bench, nil)
+        bench.open("b", rank: 1, worldSize: 2, pid: 8)
+        #expect(bench.engine.endedRestores(session: "b") == 0, "it is under way")
+        #expect(bench.answer(choose(bench, "b")) == .failed(.noSuchStep(-1)))
+        let second = settle(bench, "b")
+        bench.wait(ms: 3000)
+        #expect(published() == [1])
+        bench.wait(ms: 3000)
+        answerVerdict(bench, true)
+        #expect(bench.answer(first) == .settled(again: false, reason: nil))
+        #expect(bench.answer(second) == .settled(again: false, reason: nil))
+        #expect(bench.engine.endedRestores(session: "b") == 1)
+    }
+
     @Test func ifOneCouldNotAllGoAgainWithTheNext() {
         let bench = two()
         _ = choose(bench, "a")

@@ -43,7 +43,7 @@ struct Decision: Equatable {
 }
 
 struct RestoreName: Hashable { var attempt: Int, restore: Int }
-struct NodeName: Hashable { var attempt: Int, restore: Int, node: Int }
+struct NodeName: Hashable { var attempt: Int, restore: Int, node: Int, part = 0 }
 struct AttemptValue: Equatable { var token: String, worldSize: Int }
 
 final class ModelDisk {

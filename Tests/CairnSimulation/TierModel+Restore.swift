@@ -45,9 +45,16 @@ extension TierModel {
         return .choice(id: id, chosen: true, step: chosen?.step, sequence: chosen?.sequence, save: chosen?.save, level: chosen?.level)
     }
 
-    func settled(_ id: Int, _ name: NodeName, _ ranks: [Int], _ ok: Bool) {
+    func settled(_ id: Int, _ first: NodeName, _ ranks: [Int], _ ok: Bool) {
+        var name = first
         operate(id, { [self] in
-            _ = link(disk.settled, name, Dictionary(uniqueKeysWithValues: ranks.map { ($0, ok) }))
+            var told: Set<Int> = []
+            repeat {
+                if link(disk.settled, name, Dictionary(uniqueKeysWithValues: ranks.map { ($0, ok) })) { return .next }
+                told.formUnion((disk.settled[name] ?? [:]).keys)
+                disk.settled.sync(name)
+                name.part += 1
+            } while !told.isSuperset(of: ranks)
             return .next
         }, { [self] in
             disk.settled.sync(name)

@@ -75,4 +75,15 @@ import Testing
     let best = try choose(first, 1, attempt: 5, candidate: candidate)
     #expect(best.step == 1260 && best.level == .staged)
     #expect(try verdict(7, force: true) == false)
+
+    // A node's ranks that settle one after the other, its daemon started anew in between: each is told once.
+    func files() throws -> Int { try folder.names("\(Names.runFolder(testRun))/\(Names.attemptFolder(6))").count }
+    #expect(try choose(first, 1, attempt: 6).step == 1250)
+    let before = try files()
+    for ranks in [[0], [0], [1], [0, 1], [2]] {
+        _ = try first.ask { .settled(id: $0, run: testRun, attempt: 6, restore: 1, ranks: ranks, ok: true, reason: nil) }
+    }
+    #expect(try files() == before + 3)
+    guard case .verdict(_, let ok, _) = try second.ask({ .verdict(id: $0, run: testRun, attempt: 6, restore: 1, worldSize: 3, publish: true, force: false) }).0 else { return }
+    #expect(ok == true)
 }
