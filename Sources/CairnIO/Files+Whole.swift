@@ -109,8 +109,12 @@ extension Files {
         try syscall("fdatasync", path) { fdatasync(file.raw) }
     }
 
+    /// Once XFS has shut down, as after an error of its drive, it answers fsync of a folder with success though the folder's new
+    /// names are lost (a file's fsync fails). Its stat fails from that moment on: only one that comes after the fsync makes it true.
     public static func syncFolder(_ base: Descriptor, _ path: String) throws(IOFailure) {
-        try sync(try openFolder(base, path), path)
+        let folder = try openFolder(base, path)
+        try sync(folder, path)
+        do { _ = try stat(folder) } catch { throw IOFailure(operation: "fsync, then stat", errno: error.errno, path: path) }
     }
 
     /// Room for a file's first `bytes`; false where the filesystem cannot promise it.

@@ -103,7 +103,7 @@ final class Branching: Sendable {
         _ = try concurrently(names.count, threads: TierLimits.commitThreads) { [self] index in
             try share("\(source.folder)/\(names[index])", folder, into, names[index])
         }
-        try Files.sync(into, folder)
+        try Files.syncFolder(into, ".")
     }
 
     private func share(_ path: String, _ folder: String, _ into: Descriptor, _ name: String) throws {
