@@ -239,7 +239,9 @@ extension Engine {
     func tickWaits() {
         waits.removeAll { wait in
             guard let deadline = wait.deadline, now >= deadline else { return false }
-            reply(wait.call, .failed(.timedOut(wait.level)))
+            let parts = saves[SaveKey(run: wait.run, save: wait.save)]?.ranks.filter { wait.rank == nil || wait.rank == $0.key } ?? [:]
+            // Of a rank's part that was lost with a former life nothing is known.
+            reply(wait.call, .failed(.timedOut(parts.values.compactMap { rankSaves[$0]?.level }.min() ?? .accepted)))
             return true
         }
     }

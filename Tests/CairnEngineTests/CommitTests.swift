@@ -76,7 +76,7 @@ import Testing
         bench.stage(key)
         #expect(bench.answer(staged) == .waited(.staged, reason: nil))
         bench.wait(ms: 1_100)
-        #expect(bench.answer(committed) == .failed(.timedOut(.committed)))
+        #expect(bench.answer(committed) == .failed(.timedOut(.staged)))
         let unknown = bench.newCall()
         bench.tell(.wait(call: unknown, run: Bench.run, save: bench.key(9).save, rank: 0, level: .staged, deadline: nil))
         #expect(bench.answer(unknown) == .failed(.unknownSave("1-9-1")))
