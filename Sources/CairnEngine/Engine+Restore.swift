@@ -19,18 +19,26 @@ extension Engine {
         if restore.step != step {
             return reply(call, .failed(.invalid(name: "step", reason: "another rank of this attempt asked restore \(number) for another step")))
         }
-        if case .chosen(let step, let sequence, _) = restore.phase { return answerChoice(call, step, sequence, asked: restore.step) }
+        if case .chosen = restore.phase { return answerChoice(call, restore) }
         restore.calls.append((call, token, deadline))
         advance(attempt, number, restore)
     }
 
-    func answerChoice(_ call: CallID, _ step: Int?, _ sequence: CommitSequence?, asked: Int?) {
-        guard let step, let sequence else { return reply(call, .failed(.noSuchStep(asked ?? -1))) }
+    func answerChoice(_ call: CallID, _ restore: Restore) {
+        guard case .chosen(let step?, let sequence?, _) = restore.phase else {
+            // What is not here may be on the tier that does not answer: to start over is not what was asked for.
+            if let place = restore.choicePlace, place != committing {
+                return reply(call, .failed(.tierDown(tier: committing.rawValue, reason: tierStates[committing]?.downReason ?? "it did not answer")))
+            }
+            return reply(call, .failed(.noSuchStep(restore.step ?? -1)))
+        }
         reply(call, .chosen(step: step, sequence: sequence))
     }
 
     func advance(_ attempt: Attempt, _ number: Int, _ restore: Restore) {
         guard case .waiting = restore.phase, !restore.calls.isEmpty, now >= restore.pollAt, let place = placeOfChoice(attempt, restore) else { return }
+        // A worker that is being started anew is no outage: newer steps may be on the committing tier alone.
+        if place == beside, restore.choicePlace == nil, !attempt.isProvisional, now - restore.startedAt < ms(limits.numberBesideMs) { return }
         let key = attempt.key, late = now - restore.startedAt > ms(limits.choiceStandInMs)
         guard place == beside || attempt.sessions[0] != nil || late else {
             restore.phase = .asking
@@ -108,8 +116,13 @@ extension Engine {
             return
         }
         restore.phase = .chosen(step: step, sequence: sequence, save: save)
-        for (call, _, _) in restore.calls { answerChoice(call, step, sequence, asked: restore.step) }
+        for (call, _, _) in restore.calls { answerChoice(call, restore) }
         restore.calls.removeAll()
+        guard step == nil, let place = restore.choicePlace, place != committing else { return }
+        // Asked again, the committing tier may answer.
+        restore.phase = .waiting
+        restore.choicePlace = nil
+        restore.held = nil
     }
 
     func choiceFailed(_ key: AttemptKey, _ number: Int, _ failure: TierFailure, _ tier: Tier) {

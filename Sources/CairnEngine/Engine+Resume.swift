@@ -39,7 +39,8 @@ extension Engine {
         }
         attempt.isResuming = false
         attempt.resumedRestores = restore
-        guard attempt.restores[restore] == nil else { return resume(attempt) }
+        // That nothing was found beside settles nothing.
+        guard attempt.restores[restore] == nil, step != nil || tier == committing else { return resume(attempt) }
         let found = Restore(startedAt: now, step: nil)
         found.phase = .chosen(step: step, sequence: sequence, save: save)
         found.choicePlace = tier

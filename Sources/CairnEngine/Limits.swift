@@ -30,7 +30,8 @@ public struct EngineLimits: Sendable {
     public var servedAttempts = 16
     /// A tier that hung for longer gives no number any more: it is asked again while the launch lives.
     public var numberMs = 10_000
-    /// Where the committing tier is down: how long an Open waits for it before the local tier numbers the attempt.
+    /// Where the committing tier is down: how long an Open waits for it before the local tier numbers the attempt, and a restore
+    /// before it is chosen there.
     public var numberBesideMs = 5_000
     /// After so long any daemon may do rank 0's daemon's part of a commit or a choice.
     public var standInMs = 30_000

@@ -73,7 +73,8 @@ final class Restore {
     var step: Int?
     /// False: a former life of this daemon was asked for it, only what it chose stands.
     var isStepKnown = true
-    /// Where the choice and the verdict stand or are asked for: the committing tier, or beside while that is down. Once asked, for good.
+    /// Where the choice and the verdict stand or are asked for: the committing tier, or beside while that is down. Once asked, for good,
+    /// unless there was nothing beside.
     var choicePlace: Tier?, verdictPlace: Tier?
     /// What this daemon's local tier holds has been asked for this choice.
     var held: [FoundRankSave]?

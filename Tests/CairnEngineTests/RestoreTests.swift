@@ -113,6 +113,23 @@ import Testing
         #expect(bench.answer(call) == .failed(.noSuchStep(-1)))
     }
 
+    @Test func nothingBesideIsNoAnswerWhileTheCommittingTierIsDown() {
+        let bench = Bench()
+        func takeChoose(_ tier: Tier) -> Int? { bench.takeTier(tier) { if case .choose(let id, _, _, _, _, _) = $0 { id } else { nil } } }
+        bench.open("a")
+        bench.tell(.tierLost(.global, reason: "gone"))
+        let call = choose(bench, "a")
+        bench.wait(ms: 4_000)
+        bench.answerBeside()
+        #expect(takeChoose(.local) == nil)
+        bench.wait(ms: 2_000)
+        bench.answerBeside()
+        let id = takeChoose(.local)
+        #expect(id != nil)
+        bench.tell(.tier(.local, .choice(id: id ?? 0, chosen: true, step: nil, sequence: nil, save: nil, level: nil)))
+        #expect(bench.answer(call) == .failed(.tierDown(tier: "global", reason: "gone")))
+    }
+
     @Test func aSettleOfWhatWasNotChosenIsRefused() {
         let bench = two()
         guard case .failed(.invalid)? = bench.answer(settle(bench, "a")) else { Issue.record("not refused"); return }
