@@ -46,7 +46,8 @@ extension Engine {
         }
     }
 
-    public func isStalled(_ tier: Tier) -> Bool { tierStates[tier]?.stalled ?? false }
+    /// Its worker is up and does not owe a reply for long; one that only starts may hang as well.
+    public func answers(_ tier: Tier) -> Bool { isHealthy(tier) }
 
     public func knows(handle: Int) -> Bool { rankSaves[handle] != nil }
     public func key(ofHandle handle: Int) -> RankSaveKey? { rankSaves[handle]?.key }

@@ -86,7 +86,7 @@ extension Daemon {
             }
         }
         // The tier that has all of it first, unless its filesystem hangs: the nearer one may have all of it too.
-        ask(engine.isStalled(engine.committing) ? engine.tiers[...] : engine.tiers.reversed()[...], nil)
+        ask(engine.answers(engine.committing) ? engine.tiers.reversed()[...] : engine.tiers[...], nil)
     }
 
     /// Of a step whose ranks' own parts are all there.

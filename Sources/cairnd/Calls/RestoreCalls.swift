@@ -57,7 +57,7 @@ extension Daemon {
     }
 
     /// A tier that hangs is not waited for long where the local one can tell as much: the commits that were copied to it.
-    var listSeconds: Int { engine.beside != nil && engine.isStalled(engine.committing) ? 2 : DaemonLimits.tierCallSeconds }
+    var listSeconds: Int { engine.beside != nil && !engine.answers(engine.committing) ? 2 : DaemonLimits.tierCallSeconds }
 
     /// The committed steps of a run: from the committing tier, or while that is down from the local records of commits.
     func listSteps(_ run: RunKey, from tier: Tier? = nil, _ handler: @escaping (Result<[StepSummary], WireError>) -> Void) {
