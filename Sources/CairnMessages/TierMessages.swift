@@ -11,6 +11,8 @@ public struct TierStart: Codable, Sendable {
     public var form: TierForm
     public var paths: [String]
     public var instance: String
+    /// A worker of this daemon was here before, and left what it had not published.
+    public var isRestart: Bool
     /// Part of every temporary name; a worker removes only what starts with its own node's name.
     public var node: String
     public var pool: PoolShape
@@ -28,9 +30,10 @@ public struct TierStart: Codable, Sendable {
     public var reserveBytes: Int
     public var fileMode: UInt32
     public var group: String?
-    public init(tier: Tier, form: TierForm, paths: [String], instance: String, node: String, pool: PoolShape, bufferSlots: Int, exclusive: Bool, depth: Int,
+    public init(tier: Tier, form: TierForm, paths: [String], instance: String, isRestart: Bool = false, node: String, pool: PoolShape, bufferSlots: Int, exclusive: Bool, depth: Int,
                 ring: Preference, direct: Preference, reserveBytes: Int, fileMode: UInt32, group: String?) {
-        self.tier = tier; self.form = form; self.paths = paths; self.instance = instance; self.node = node; self.pool = pool
+        self.tier = tier; self.form = form; self.paths = paths; self.instance = instance; self.isRestart = isRestart
+        self.node = node; self.pool = pool
         self.bufferSlots = bufferSlots; self.exclusive = exclusive; self.depth = depth; self.ring = ring; self.direct = direct
         self.reserveBytes = reserveBytes; self.fileMode = fileMode; self.group = group
     }

@@ -70,6 +70,8 @@ public enum Names {
         name.hasPrefix(".") && name.hasSuffix(".part") && name.contains(".\(node).")
     }
     public static func isTemporary(_ name: String) -> Bool { name.hasPrefix(".") && name.hasSuffix(".part") }
+    /// Of a rank's data, checksums or manifest, in the folder of its save.
+    public static func isTemporaryOfRank(_ name: String) -> Bool { name.hasPrefix(".rank-") && isTemporary(name) }
 
     /// A host's name as part of a file's name.
     public static func node(_ hostname: String) -> String {

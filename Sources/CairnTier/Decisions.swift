@@ -91,9 +91,11 @@ final class Decisions: Sendable {
         try Files.syncFolder(root.folder, "\(runFolder)/\(Names.attemptFolder(commit.save.attempt))")
         // One thread at a time: a second one's temporary would be renamed along and stay.
         try completing.withLock { _ in
-            guard try isUncompleted(run, commit) else { return }
+            guard let names = try uncompleted(run, commit) else { return }
             do {
                 try folders.publishExactly(root, from, Names.checkpoint, standing.bytes)
+                // Of workers that died: the step would keep them. Whoever still writes one comes too late for this decision.
+                for name in names where Names.isTemporaryOfRank(name) && commit.save.attempt >= 1 { try folders.unlinkIfPresent(root, "\(from)/\(name)") }
                 try Files.rename(root.folder, from: from, to: to)
             } catch {
                 // Another daemon renamed it meanwhile, or retention removed the step since: both are past this point.
@@ -105,11 +107,14 @@ final class Decisions: Sendable {
 
     /// Whether a commit's files still lie in the folder that has the save's first name. A folder of that name which lacks some
     /// was made by a latecomer after the rename, and is no step.
-    func isUncompleted(_ run: RunKey, _ commit: Commit) throws -> Bool {
+    func isUncompleted(_ run: RunKey, _ commit: Commit) throws -> Bool { try uncompleted(run, commit) != nil }
+
+    /// The names in that folder.
+    private func uncompleted(_ run: RunKey, _ commit: Commit) throws -> Set<String>? {
         let root = folders.first
-        guard try Files.statIfPresent(root.folder, "\(Names.runFolder(run))/\(commit.folder)") == nil else { return false }
+        guard try Files.statIfPresent(root.folder, "\(Names.runFolder(run))/\(commit.folder)") == nil else { return nil }
         let names = Set(try folders.names(root, savingFolder(run, commit.save)).map(\.name))
-        return commit.manifests.allSatisfy { names.contains($0.name) }
+        return commit.manifests.allSatisfy { names.contains($0.name) } ? names : nil
     }
 
     func void(_ run: RunKey, _ save: SaveID, reason: String) throws -> StandingDecision {

@@ -64,16 +64,7 @@ final class Housekeeping: Sendable {
     func scan() throws -> [FoundRankSave] {
         var found: [FoundRankSave] = []
         for run in try runKeys() {
-            let folder = Names.runFolder(run)
-            for root in folders.roots {
-                for entry in try folders.names(root, folder) {
-                    if Names.isTemporary(entry.name) { sweep(root, "\(folder)/\(entry.name)") }
-                    guard entry.isFolder, Names.saving(entry.name) != nil || entry.name == Names.attempts || entry.name == Names.decisions else { continue }
-                    for inner in try folders.names(root, "\(folder)/\(entry.name)") {
-                        if Names.isTemporary(inner.name) { sweep(root, "\(folder)/\(entry.name)/\(inner.name)") }
-                    }
-                }
-            }
+            try sweep(run)
             if isBeside {
                 found += try scanBeside(run)
             } else {
@@ -83,6 +74,24 @@ final class Housekeeping: Sendable {
         }
         hasScanned.withLock { $0 = true }
         return found
+    }
+
+    /// After a worker's death: the daemon's one scan is over.
+    func sweepAll() throws {
+        for run in try runKeys() { try sweep(run) }
+    }
+
+    private func sweep(_ run: RunKey) throws {
+        let folder = Names.runFolder(run)
+        for root in folders.roots {
+            for entry in try folders.names(root, folder) {
+                if Names.isTemporary(entry.name) { sweep(root, "\(folder)/\(entry.name)") }
+                guard entry.isFolder, Names.saving(entry.name) != nil || entry.name == Names.attempts || entry.name == Names.decisions else { continue }
+                for inner in try folders.names(root, "\(folder)/\(entry.name)") {
+                    if Names.isTemporary(inner.name) { sweep(root, "\(folder)/\(entry.name)/\(inner.name)") }
+                }
+            }
+        }
     }
 
     /// A temporary of this node: removed unless it is this instance's, or a living worker holds it, or it is too young to tell.

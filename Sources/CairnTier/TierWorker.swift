@@ -90,6 +90,7 @@ final class TierWorker: Sendable {
         loads = try TaskThreads(name: "tier-load", count: TierLimits.loadThreads)
         verifies = try TaskThreads(name: "tier-verify", count: TierLimits.verifyThreads)
         replies.send(.ready(ring: ring, direct: folders.roots.allSatisfy(\.direct), notes: notes))
+        if start.isRestart { records.run { [housekeeping] in try? housekeeping.sweepAll() } }
     }
 
     private static func wantsRing(_ start: TierStart, _ notes: inout [String]) throws -> Bool {

@@ -83,7 +83,8 @@ extension Daemon {
             (ring, direct, paths, reserve) = (global.io, global.direct, [global.path], 0)
         }
         let start = TierStart(
-            tier: tier, form: tier == engine.committing ? .committing : .beside, paths: paths, instance: link.instance, node: node, pool: poolShape,
+            tier: tier, form: tier == engine.committing ? .committing : .beside, paths: paths, instance: link.instance, isRestart: link.restarts > 0,
+            node: node, pool: poolShape,
             bufferSlots: Engine.loadBufferSlots,
             exclusive: tier == .local && configuration.tiers.local?.shared != true, depth: DaemonLimits.tierDepth,
             ring: ring == .auto ? .auto : ring == .ioUring ? .on : .off, direct: direct == .auto ? .auto : direct == .on ? .on : .off,
