@@ -53,3 +53,13 @@ def with_global(daemon: Daemon, path: Path) -> Daemon:
     daemon.config.write_text(text.replace(f"path: {daemon.shared},", f"path: {path},"))
     daemon.shared = path
     return daemon.start()
+
+
+def on_disks(folder: Path, local: Path, shared: Path, **settings: Any) -> Daemon:
+    """A daemon, not yet started, whose tiers are folders of these filesystems."""
+    daemon = Daemon(folder, shared / "cairn", **settings)
+    text = daemon.config.read_text()
+    daemon.local.rmdir()
+    daemon.local = local / "cairn"
+    daemon.config.write_text(text.replace(f"paths: [{folder / 'local'}]", f"paths: [{daemon.local}]"))
+    return daemon
