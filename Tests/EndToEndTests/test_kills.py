@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import secrets
+import shutil
 import signal
 import time
 
@@ -11,6 +13,8 @@ import pytest
 from jobs import check, state
 from machine import cli, committed, leftovers, living, status, steps, tier, until, workers
 from real_daemon import Cluster
+from survival import TierFiles
+from test_nodes import open_rank
 
 import cairn
 
@@ -166,6 +170,61 @@ def test_the_group_s_interrupt_of_a_terminal_ends_it_in_order(cluster: Cluster) 
     daemon.start()
     assert steps(daemon) == [1]
     assert "every block is good" in cli(daemon, "verify", "run")
+
+
+def test_a_restart_tells_of_no_commit_that_is_not(cluster: Cluster) -> None:
+    """A rank that reconnects is told how far its save has come, not how far it was to go."""
+    daemon = cluster.daemon(tiers=2)
+    attempt = secrets.token_hex(8)
+    ranks = [open_rank(daemon, rank, 2, attempt) for rank in range(2)]
+    for save in [one.save(1, state(100 + rank, 4)) for rank, one in enumerate(ranks)]:
+        save.wait("committed", timeout=20)
+    lone = ranks[0].save(2, state(200, 4))
+    lone.wait("global", timeout=20)
+    heard = lone._progress
+    daemon.stop(signal.SIGKILL)
+    daemon.start()
+    # By its watch, and by what it asks after a reconnect.
+    until("the rank has heard of it", lambda: lone.committed.done() or lone._progress >= heard + 2)
+    assert not lone.committed.done()
+    assert lone.level == "global"
+    ranks[1].save(2, state(201, 4)).wait("committed", timeout=20)
+    lone.wait("committed", timeout=20)
+    for one in ranks:
+        one.close()
+
+
+def test_a_restore_waits_for_a_worker_that_is_started_anew(cluster: Cluster) -> None:
+    """What only the global tier has is not passed over because its worker died a moment ago."""
+    daemon = cluster.daemon(tiers=2)
+    with daemon.open() as checkpointer:
+        checkpointer.save(1, state(1)).wait("committed", timeout=20)
+    daemon.stop()
+    for file in daemon.local.glob("*/run/*"):
+        shutil.rmtree(file) if file.is_dir() else file.unlink()
+    daemon.start()
+    killed = workers(daemon)["global"]
+    with daemon.open() as checkpointer:
+        checkpointer._link.wait_for_session(20)
+        os.kill(killed, signal.SIGKILL)
+        until("its death is known", lambda: "the global tier is down" in daemon.log.read_text())
+        into = state(0)
+        assert checkpointer.restore(into) == 1
+        assert np.array_equal(into["t3"], state(1)["t3"])
+
+
+@pytest.mark.parametrize("role", ["local", "global"])
+def test_what_a_killed_worker_had_not_published_is_removed(cluster: Cluster, role: str) -> None:
+    daemon = cluster.daemon(tiers=2, pool="512MiB")
+    files = TierFiles(daemon.local if role == "local" else daemon.tier)
+    pid = workers(daemon)[role]
+    with daemon.open() as checkpointer:
+        save = checkpointer.save(1, state(1, 200), lazy=True)
+        until("it writes", lambda: any(path.name.endswith(".part") for path in files.leftovers()))
+        os.kill(pid, signal.SIGKILL)
+        save.wait("committed", timeout=30)
+        until("nothing unpublished is left", lambda: not files.leftovers())
+    check(daemon, 1, 200)
 
 
 def test_kills_at_any_moment_never_show_a_step_that_is_not_whole(cluster: Cluster) -> None:
