@@ -15,7 +15,7 @@ export CAIRN_BIN ?= $(CURDIR)/.build/release
 # Linked with Swift's own libraries, so that an installed binary needs no toolchain beside it.
 RELEASE := swift build -c release --static-swift-stdlib
 
-.PHONY: help run test test-mutations simulate soak build release install clean bench scale setup check-systemd test-swift test-python
+.PHONY: help run test test-mutations simulate soak build release install clean bench scale setup check-systemd test-swift test-python crash
 
 help:
 	@printf '%s\n' \
@@ -25,6 +25,7 @@ help:
 	  'make simulate  SEEDS=2000: that many histories of daemons, ranks and faults against the engine; SEED=n: one, with every event' \
 	  'make scale     what a job of 1,024 ranks asks of its shared folder (2 minutes); SCALE=full: of 8,192 (15 minutes)' \
 	  'make soak      MINUTES=60: eight ranks save, restore and are killed, while what the daemon takes is watched and plotted' \
+	  'make crash     CRASHES=200 KILLS=2000: power lost, and processes killed, at so many seeded moments (45 minutes); tables of both' \
 	  'make bench     side by side with torch.distributed.checkpoint, 1 GiB of state' \
 	  'make install   DESTDIR=… PREFIX=/usr: binaries, configuration, systemd units' \
 	  'make clean     remove what was built and .venv'
@@ -71,6 +72,14 @@ MINUTES ?= 60
 soak: release
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r scripts/requirements-plots.txt
 	CAIRND_BINARY="$(CAIRN_BIN)/cairnd" $(PYTHON) Tests/Soak/soak.py --minutes $(MINUTES) --json .build/soak.json --plot .build/soak.svg
+
+# SEED: of the first; each further one has the next. CRASHES=1 KILLS=0 SEED=n: one loss of power again; CRASHES=0 KILLS=1: one storm.
+CRASHES ?= 200
+KILLS ?= 2000
+crash: release
+	CAIRN_CRASHES=$(CRASHES) CAIRN_KILLS=$(KILLS) CAIRN_SEED=$(or $(SEED),1) CAIRN_TEST_SECONDS=180 $(PYTHON) -m pytest \
+	  -c Python/pyproject.toml --rootdir . -q -rs --import-mode importlib --timeout 240 --timeout-method thread -p no:cacheprovider \
+	  Tests/EndToEndTests/test_power_loss.py Tests/EndToEndTests/test_kill_storm.py
 
 test-python: release
 	test -x "$(CAIRN_BIN)/cairnd"
