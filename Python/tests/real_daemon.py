@@ -212,13 +212,18 @@ class Cluster:
         self.daemons.append(made)
         return made.start()
 
-    def stop(self) -> None:
+    def stop_daemons(self) -> list[str]:
+        """What went wrong."""
         errors = []
         for daemon in self.daemons:
             try:
                 daemon.stop()
             except RuntimeError as failure:
                 errors.append(str(failure))
+        return errors
+
+    def stop(self) -> None:
+        errors = self.stop_daemons()
         shutil.rmtree(self.folder, ignore_errors=True)
         assert not errors, errors
 

@@ -189,8 +189,8 @@ extension Engine {
             return
         }
         if lost { return failRankSave(rankSave, "\(failure.text); chunks that were synced to this file have left the pool") }
-        // A full global tier is waited for as long as the local copy stands (until the commit's timeout).
-        let waits = failure.kind == .noSpace && tier == .global && rankSave.published(on: .local)
+        // A global tier that is full or fails is waited for as long as the local copy stands (until the commit's timeout).
+        let waits = [.noSpace, .io].contains(failure.kind) && tier == .global && rankSave.published(on: .local)
         // Whatever killed its worker, it was not this file's error; the commit's timeout bounds it.
         if failure.kind != .workerLost { file.failures += 1 }
         if file.failures < limits.fileTries || waits {

@@ -217,10 +217,10 @@ public final class Engine {
 }
 
 extension TierReply {
-    /// The request's id; nil for `ready` and `startFailed`.
+    /// The request's id; nil for what a worker says of itself.
     public var id: Int? {
         switch self {
-        case .ready, .startFailed: nil
+        case .ready, .startFailed, .gone: nil
         case .done(let id), .failed(let id, _), .attempt(let id, _), .decision(let id, _), .missing(let id, _),
              .choice(let id, _, _, _, _, _), .verdict(let id, _, _), .index(let id), .filled(let id, _, _), .loaded(let id, _),
              .sidecars(let id, _, _), .steps(let id, _), .runs(let id, _), .verifyProgress(let id, _), .removed(let id, _),

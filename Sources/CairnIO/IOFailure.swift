@@ -22,6 +22,11 @@ public struct IOFailure: Error, Sendable, Equatable, CustomStringConvertible {
     public var isMissing: Bool { errno == ENOENT }
     public var exists: Bool { errno == EEXIST }
     public var isStale: Bool { errno == ESTALE }
+    /// What calls into a filesystem say whose server, client or device is gone; one file's trouble (EIO) may be meant too.
+    public var mayMeanGone: Bool {
+        [EIO, ENOTCONN, ESHUTDOWN, ECONNABORTED, ECONNRESET, ECONNREFUSED, ETIMEDOUT, EHOSTDOWN, EHOSTUNREACH, ENETDOWN, ENETUNREACH,
+         ENODEV, ENXIO, EREMOTEIO, ESTALE, EROFS].contains(errno)
+    }
     public var isNotSupported: Bool { [EOPNOTSUPP, ENOSYS, EINVAL, ENODEV].contains(errno) }
     /// No second name for this file there: another filesystem, one without hard links, or as many as it takes.
     public var refusesLink: Bool { [EXDEV, EPERM, EMLINK, EOPNOTSUPP, ENOSYS].contains(errno) }

@@ -11,7 +11,8 @@ public struct TierStart: Codable, Sendable {
     public var form: TierForm
     public var paths: [String]
     public var instance: String
-    /// A worker of this daemon was here before, and left what it had not published.
+    /// A worker of this daemon was here before, and left what it had not published. A folder that is missing now is not made: it is a
+    /// mount that is missing, and what is written beside it is lost.
     public var isRestart: Bool
     /// Part of every temporary name; a worker removes only what starts with its own node's name.
     public var node: String
@@ -211,6 +212,8 @@ public enum TierRequest: Codable, Sendable {
 }
 
 public enum TierFailureKind: String, Codable, Sendable {
+    /// `unreachable`: the filesystem itself may be gone. Main is told so only of a start; else the worker looks, and says `io` or `gone`.
+    case unreachable
     case noSpace, missing, io, corrupt, notHere, noSuchStep, noSuchTensor, notWhole, tooLarge, ended, invalid, workerLost, other
 }
 
@@ -278,6 +281,9 @@ public enum TierReply: Codable, Sendable {
     case ready(ring: Bool, direct: Bool, notes: [String])
     /// The worker exits after this: a path is missing, not writable, or locked by another daemon.
     case startFailed(TierFailure)
+    /// The worker exits after this, without an answer to what is pending: its folders cannot be used any more, or others stand in their
+    /// place by now. The next worker opens them anew.
+    case gone(TierFailure)
     case done(id: Int)
     case failed(id: Int, TierFailure)
     case attempt(id: Int, number: Int?)

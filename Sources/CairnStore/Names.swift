@@ -69,6 +69,9 @@ public enum Names {
     public static func isTemporary(_ name: String, ofNode node: String) -> Bool {
         name.hasPrefix(".") && name.hasSuffix(".part") && name.contains(".\(node).")
     }
+    public static func isTemporaryData(_ name: String, rank: Int, ofNode node: String) -> Bool {
+        name.hasPrefix(".\(rankName(rank)).\(node).") && isTemporary(name)
+    }
     public static func isTemporary(_ name: String) -> Bool { name.hasPrefix(".") && name.hasSuffix(".part") }
     /// Of a rank's data, checksums or manifest, in the folder of its save.
     public static func isTemporaryOfRank(_ name: String) -> Bool { name.hasPrefix(".rank-") && isTemporary(name) }

@@ -63,6 +63,7 @@ final class FileWriting: Sendable {
         }
         let folder = beside ? run : "\(run)/\(Names.savingFolder(file.key.save))"
         try folders.makeFolders(root, folder)
+        if !beside, file.fileTry > 1 { removeEarlierTries(root, folder, rank: file.key.rank) }
         var temporary = Names.temporaryData(rank: file.key.rank, maker: folders.maker, fileTry: file.fileTry)
         if beside { temporary = ".\(file.key.save)\(temporary)" }
         var flags: OpenFlags = [.read, .write, .create, .exclusive]
@@ -81,6 +82,13 @@ final class FileWriting: Sendable {
             throw failure
         }
         return opened
+    }
+
+    /// What workers of this daemon that are gone left of this rank's file: its folder becomes the step's, and would keep it.
+    private func removeEarlierTries(_ root: TierRoot, _ folder: String, rank: Int) {
+        for entry in (try? folders.names(root, folder)) ?? [] where Names.isTemporaryData(entry.name, rank: rank, ofNode: folders.node) {
+            try? Files.unlink(root.folder, "\(folder)/\(entry.name)")
+        }
     }
 
     /// The folders in turn, so that the files of several ranks are written by several drives at once; those that have less than

@@ -9,7 +9,8 @@ extension TierFailure {
         switch error {
         case let failure as TierFailure: self = failure
         case let failure as IOFailure:
-            self.init(kind: failure.isNoSpace ? .noSpace : failure.isMissing ? .missing : .io, text: failure.description, path: failure.path)
+            let kind: TierFailureKind = failure.isNoSpace ? .noSpace : failure.isMissing ? .missing : failure.mayMeanGone ? .unreachable : .io
+            self.init(kind: kind, text: failure.description, path: failure.path)
         case let failure as PositionedFailure:
             switch failure {
             case .failed(let failure): self.init(failure)

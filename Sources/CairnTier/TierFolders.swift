@@ -55,6 +55,29 @@ final class TierFolders: Sendable {
     /// Where records are: attempts and decisions, and all of a committing tier.
     var first: TierRoot { roots[0] }
 
+    /// Why no folder of the tier can be used any more; nil: one can. What the worker opened at its start is compared with what is there
+    /// now: a mount that was made anew is another one, and this worker's descriptors never lead to it.
+    func absence() -> TierFailure? {
+        var reason: TierFailure?
+        for root in roots {
+            do {
+                let standing = try Files.stat(try Files.openRoot(root.path)), own = try Files.stat(root.folder)
+                guard standing.device == own.device, standing.inode == own.inode else {
+                    reason = TierFailure(kind: .unreachable, text: "another folder is at '\(root.path)' now", path: root.path)
+                    continue
+                }
+                let name = temporary(for: "probe")
+                defer { try? Files.unlink(root.folder, name) }
+                try Files.writeNew(root.folder, name, [1], mode: 0o600)
+                return nil
+            } catch {
+                if error.isNoSpace { return nil }
+                reason = TierFailure(kind: .unreachable, text: "'\(root.path)' cannot be used: \(error)", path: root.path)
+            }
+        }
+        return reason
+    }
+
     func makeFolders(_ root: TierRoot, _ path: String) throws {
         if (try? Files.openFolder(root.folder, path)) != nil { return }
         var made = ""

@@ -18,7 +18,7 @@ struct TierOpening {
             paths = [firstPath]
         }
         for path in paths {
-            let folder = try Self.open(path, mode: start.form == .beside ? 0o700 : 0o750)
+            let folder = try Self.open(path, mode: start.form == .beside ? 0o700 : 0o750, mayMake: !start.isRestart)
             if start.exclusive { locks.append(try Self.lock(folder, path)) }
             let direct = try Self.probe(folder, path, start, &notes)
             roots.append(TierRoot(path: path, folder: folder, direct: direct))
@@ -29,9 +29,12 @@ struct TierOpening {
     }
 
     /// The tier's own folder is made; a missing parent is a mount that is missing, and nothing is written beside it.
-    private static func open(_ path: String, mode: UInt32) throws -> Descriptor {
+    private static func open(_ path: String, mode: UInt32, mayMake: Bool) throws -> Descriptor {
         do { return try Files.openRoot(path) } catch {
-            guard error.isMissing else { throw TierFailure(kind: .io, text: "\(error)", path: path) }
+            guard error.isMissing else { throw TierFailure(error) }
+        }
+        guard mayMake else {
+            throw TierFailure(kind: .missing, text: "the folder '\(path)' is not there any more: mount its filesystem, or restart cairnd to have the folder made", path: path)
         }
         let names = path.split(separator: "/").map(String.init)
         guard path.hasPrefix("/"), let name = names.last else { throw TierFailure(kind: .invalid, text: "'\(path)' is not an absolute path", path: path) }
@@ -44,12 +47,16 @@ struct TierOpening {
         }
     }
 
+    private static func failed(_ error: IOFailure, _ text: String, _ path: String) -> TierFailure {
+        TierFailure(kind: TierFailure(error).kind, text: text, path: path)
+    }
+
     private static func lock(_ folder: Descriptor, _ path: String) throws -> Descriptor {
         let lock: Descriptor, taken: Bool
         do {
             lock = try Files.open(folder, Names.lock, flags: [.read, .write, .create], mode: 0o600)
             taken = try tryLock(lock)
-        } catch { throw TierFailure(kind: .io, text: "'\(path)' cannot be locked: \(error)", path: path) }
+        } catch { throw failed(error, "'\(path)' cannot be locked: \(error)", path) }
         guard taken else {
             throw TierFailure(kind: .other, text: "another cairnd uses '\(path)': stop it, or give this one a folder of its own", path: path)
         }
@@ -73,8 +80,7 @@ struct TierOpening {
             try PositionedIO.write(file, [1], fileOffset: 0, path: name)
         } catch {
             try? Files.unlink(folder, name)
-            throw TierFailure(kind: error.isNoSpace ? .noSpace : .io,
-                              text: "'\(path)' is not writable: \(error). Give the folder to this daemon's user, or free space", path: path)
+            throw failed(error, "'\(path)' is not writable: \(error). Give the folder to this daemon's user, or free space", path)
         }
         defer { try? Files.unlink(folder, name) }
         guard start.direct != .off else { return false }
@@ -90,7 +96,7 @@ struct TierOpening {
             return true
         } catch {
             refusal = "'\(path)' refuses O_DIRECT (\(errnoName(error.errno)))"
-            guard error.isNotSupported else { throw TierFailure(kind: .io, text: "'\(path)': \(error)", path: path) }
+            guard error.isNotSupported else { throw failed(error, "'\(path)': \(error)", path) }
         }
         if start.direct == .on { throw TierFailure(kind: .invalid, text: "\(refusal); set direct: auto, or use another filesystem", path: path) }
         notes.append("\(refusal): buffered I/O is used, which is slower and fills the page cache")

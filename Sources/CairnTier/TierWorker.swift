@@ -6,6 +6,7 @@
 //   data engine     the ring, or its pread/pwrite threads; the bytes of chunks in flight
 //   files, records  one request at a time each
 //   read back, loads, verify   wait for reads and for slots of the read buffer
+//   presence        errors that may mean that the filesystem is gone
 import CairnIO
 import CairnMessages
 import CairnModel
@@ -89,6 +90,7 @@ final class TierWorker: Sendable {
         readBacks = try TaskThreads(name: "tier-back", count: TierLimits.readBackThreads)
         loads = try TaskThreads(name: "tier-load", count: TierLimits.loadThreads)
         verifies = try TaskThreads(name: "tier-verify", count: TierLimits.verifyThreads)
+        try replies.lookFor(folders)
         replies.send(.ready(ring: ring, direct: folders.roots.allSatisfy(\.direct), notes: notes))
         if start.isRestart { records.run { [housekeeping] in try? housekeeping.sweepAll() } }
     }
@@ -110,6 +112,7 @@ final class TierWorker: Sendable {
         let deadline = Clock.monotonicNanoseconds() + TierLimits.stopMilliseconds * 1_000_000
         for pool in pools { _ = pool.finish(deadline: deadline) }
         engine.close()
+        replies.close()
     }
 
     /// Runs a request on threads; what it throws is its reply.

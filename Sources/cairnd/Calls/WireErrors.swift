@@ -56,7 +56,7 @@ extension Daemon {
         case .noSuchTensor: .invalidShard(name: failure.path ?? "", reason: failure.text)
         case .tooLarge: .tooLarge(bytes: failure.needed ?? 0, limit: failure.available ?? 0)
         case .invalid, .other, .ended, .notWhole: .failed(reason: failure.text)
-        case .io, .workerLost: .tierDown(tier: tier.rawValue, reason: failure.text)
+        case .io, .unreachable, .workerLost: .tierDown(tier: tier.rawValue, reason: failure.text)
         }
     }
 }

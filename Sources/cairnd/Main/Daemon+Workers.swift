@@ -49,8 +49,9 @@ extension Daemon {
                 deliver(.tierLost(tier, reason: "its worker is gone: \(reason); it is started anew"))
             }
             link.onFailedStart = { [unowned self] reason in
-                log.write(.error, "the \(tier) tier's worker could not start: \(reason)")
                 failTierCalls(tier, "the \(tier) tier's worker could not start: \(reason)")
+                deliver(.tierLost(tier, reason: "its worker could not start: \(reason); it is tried again"))
+                becomeReady(evenWithoutTiers: false)
             }
         }
         stager.start()
@@ -178,7 +179,9 @@ extension Daemon {
             becomeReady(evenWithoutTiers: false)
         case .startFailed(let failure):
             link.lastFailure = failure.text
-            if !isReady { fail("\(tier) tier: \(failure.text)") }
+            // A configuration that cannot work ends the daemon; a filesystem that is gone at this moment is waited for.
+            if !isReady, failure.kind != .unreachable || engine.tiers.count == 1 { fail("\(tier) tier: \(failure.text)") }
+        case .gone(let failure): link.lastFailure = failure.text
         default:
             guard let id = reply.id else { return }
             if let call = tierCalls[id] {
@@ -223,12 +226,12 @@ extension Daemon {
 
     // MARK: ready
 
-    /// The first 256 MiB of the pool and every tier: then ranks are served well. The rest of the pool fills behind.
+    /// The first 256 MiB of the pool and every tier, but those that are down: then ranks are served well. The rest of the pool fills behind.
     func becomeReady(evenWithoutTiers: Bool) {
         guard !isReady, !stopping else { return }
         let enough = min(poolShape.slots, DaemonLimits.readyPoolBytes / Sizes.chunkBytes)
         guard filledSlots >= enough else { return }
-        guard evenWithoutTiers || engine.tiers.allSatisfy({ tierLinks[$0]?.state == .up }) else { return }
+        guard evenWithoutTiers || engine.tiers.allSatisfy({ tierLinks[$0]?.state != .starting }) else { return }
         isReady = true
         SystemdNotify.send(state: "READY=1\nSTATUS=serving ranks on \(configuration.socket)")
         log.write(.notice, "ready after \((loop.nowNanoseconds - startedAt) / 1_000_000) ms")

@@ -1,0 +1,324 @@
+"""Cairn on a real parallel filesystem: GlusterFS, three bricks with a copy of everything, each node with a mount of its own.
+
+What is asked of every fault: nothing that was saved is lost, nobody waits without a bound, `status` says what is wrong, and all
+is committed, bit for bit, when the filesystem is back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import guarantees
+import numpy as np
+import pytest
+from gluster import PING_SECONDS, Mount, Unavailable, Volume, missing
+from jobs import state
+from machine import cli, committed, status, steps, tier, until
+from real_daemon import Cluster, Daemon
+from test_histories import close_all, launch, save_all
+from test_nodes import check_ranks, restore_all
+
+import cairn
+
+SAME = [(0, 0), (1, 1)]
+SWAPPED = [(0, 1), (1, 0)]
+LIMITS = {"commitTimeout": "120s"}
+OUTAGE_SECONDS = 3 * PING_SECONDS + 20
+"""A client asks up to three times before it gives a brick up; the rest is a busy machine's."""
+
+
+@pytest.fixture(scope="module")
+def gluster() -> Iterator[Volume]:
+    """One volume for all tests here: it takes seconds to make."""
+    why = missing()
+    if why is not None:
+        pytest.skip(f"no GlusterFS: {why}")
+    volume = Volume()
+    try:
+        try:
+            volume.up()
+            volume.mount("a")
+            volume.mount("b")
+        except Unavailable as failure:
+            pytest.skip(f"no GlusterFS: {failure}")
+        yield volume
+    finally:
+        volume.close()
+
+
+class Nodes:
+    """Two daemons, each with a local tier on the local disk and its own mount of the volume."""
+
+    def __init__(self, cluster: Cluster, volume: Volume, mounts: list[Mount], **settings: str) -> None:
+        name = f"cairn-{secrets.token_hex(4)}"
+        self.volume = volume
+        self.mounts = mounts
+        self.daemons = []
+        for number, mount in enumerate(mounts):
+            daemon = Daemon(cluster.folder / str(number), mount.path / name, limits=dict(LIMITS), **settings)
+            cluster.daemons.append(daemon)
+            self.daemons.append(daemon.start())
+
+    def folder(self, number: int = 0, run: str = "run") -> Path:
+        shared = self.daemons[number].shared
+        assert shared is not None
+        return shared / str(os.getuid()) / run
+
+    def is_down(self, number: int = 0) -> str | None:
+        """Why a node's global tier is down, as the operator reads it."""
+        found = tier(self.daemons[number], "global")
+        return found["reason"] if found["state"] == "degraded" else None
+
+    def all_committed(self, expected: list[int]) -> None:
+        for daemon in self.daemons:
+            committed(daemon, expected, seconds=60)
+
+    def check(self, step: int) -> None:
+        """Both nodes restore it, also where only the global tier has their ranks' bytes, and nothing unfinished is in it."""
+        for ranks in (SAME, SWAPPED):
+            check_ranks(restore_all(self.daemons, ranks, 2, 1), step)
+        for folder in self.folder().glob("step-*"):
+            left = [name for name in os.listdir(folder) if name.endswith(".part")]
+            assert not left, (folder, left)
+        assert "every block is good" in cli(self.daemons[0], "verify", "run", str(step), "--tier", "global", timeout=60)
+
+
+@pytest.fixture
+def volume(cluster: Cluster, gluster: Volume) -> Iterator[Volume]:
+    """Well again before the daemons of the test are stopped."""
+    yield gluster
+    gluster.well()
+
+
+@pytest.fixture
+def nodes(cluster: Cluster, volume: Volume) -> Nodes:
+    return Nodes(cluster, volume, volume.mounts[:2])
+
+
+# What the filesystem promises, and Cairn on it without a fault.
+
+
+def test_it_keeps_what_cairn_asks_of_a_filesystem(gluster: Volume) -> None:
+    first, second = gluster.mounts[:2]
+    for name, said in guarantees.check(first.path, second.path).items():
+        print(f"{name}: {said}")
+
+
+def save_restore_keep_and_branch(nodes: Nodes) -> None:
+    ranks = launch(nodes.daemons)
+    for step in range(1, 5):
+        save_all(ranks, step)
+    close_all(ranks)
+    nodes.all_committed([2, 3, 4])
+    nodes.check(4)
+    assert len(list(nodes.folder().glob(".gone-*"))) == 1
+    for daemon in nodes.daemons:
+        (folder,) = [found for found in daemon.step_folders() if found.name.startswith("step-3.")]
+        assert len(list(folder.glob("rank-*.safetensors"))) == 2
+    # Branched by hard links, and gone on with by the other node.
+    cli(nodes.daemons[0], "branch", "run@3", "colder", timeout=40)
+    with nodes.daemons[1].open("colder") as checkpointer:
+        into = state(0, 4)
+        assert checkpointer.restore(into, objects="skip") == 3
+        checkpointer.save(4, state(4, 4)).wait("committed", timeout=30)
+    committed(nodes.daemons[0], [3, 4], run="colder")
+    nodes.check(4)
+
+
+def test_two_nodes_save_restore_keep_and_branch(cluster: Cluster, volume: Volume) -> None:
+    keep_three = "{local: {keep: 2}, global: {keep: 3}}"
+    save_restore_keep_and_branch(Nodes(cluster, volume, volume.mounts[:2], retention=keep_three))
+
+
+def test_the_same_where_a_name_s_hash_says_on_which_brick_it_is(cluster: Cluster, volume: Volume) -> None:
+    """A distributed volume: a rename or a link may lead from one brick to another."""
+    volume.create_distributed()
+    mounts = [volume.mount(name, volume="dist") for name in ("d", "e")]
+    try:
+        guarantees.check(mounts[0].path, mounts[1].path)
+        save_restore_keep_and_branch(Nodes(cluster, volume, mounts, retention="{local: {keep: 2}, global: {keep: 3}}"))
+    finally:
+        cluster.stop_daemons()
+        volume.forget(*mounts)
+
+
+def test_nodes_that_see_names_and_sizes_late(cluster: Cluster, volume: Volume) -> None:
+    """Each mount keeps what it has seen, and what it has not found, for seconds; somebody lists it all the time."""
+    late = [f"--{what}-timeout=3" for what in ("entry", "attribute", "negative")]
+    mounts = [volume.mount(name, *late) for name in ("f", "g")]
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(0.01):
+            for mount in mounts:
+                for folder, _, files in os.walk(mount.path):
+                    for file in files:
+                        with contextlib.suppress(OSError):
+                            os.stat(f"{folder}/{file}")
+
+    looking = threading.Thread(target=look)
+    try:
+        nodes = Nodes(cluster, volume, mounts)
+        ranks = launch(nodes.daemons)
+        looking.start()
+        for step in range(1, 4):
+            save_all(ranks, step)
+        close_all(ranks)
+        nodes.all_committed([1, 2, 3])
+        nodes.check(3)
+    finally:
+        over.set()
+        if looking.ident is not None:
+            looking.join(30)
+        cluster.stop_daemons()
+        volume.forget(*mounts)
+
+
+# Bricks that fail while a save is being flushed.
+
+
+def begin_to_save(nodes: Nodes, ranks: list[cairn.Checkpointer], step: int, mebibytes: int = 4) -> list[cairn.Save]:
+    """Returns once something of it is on its way to the volume."""
+    saves = [one.save(step, state(step * 100 + rank, mebibytes)) for rank, one in enumerate(ranks)]
+    for save in saves:
+        save.wait("local", timeout=30)
+    return saves
+
+
+def all_end_committed(saves: list[cairn.Save], seconds: float = OUTAGE_SECONDS + 30) -> None:
+    for save in saves:
+        save.wait("committed", timeout=seconds)
+
+
+def test_a_brick_that_dies_hangs_or_is_cut_off_costs_time_only(nodes: Nodes) -> None:
+    ranks = launch(nodes.daemons)
+    save_all(ranks, 1)
+    volume = nodes.volume
+    for step, fault in ((2, "dies"), (3, "hangs"), (4, "is cut off")):
+        saves = begin_to_save(nodes, ranks, step)
+        begin = time.monotonic()
+        if fault == "dies":
+            volume.signal_bricks(signal.SIGKILL, (1,))
+        elif fault == "hangs":
+            volume.signal_bricks(signal.SIGSTOP, (0,))
+        else:
+            volume.cut(2)
+        all_end_committed(saves)
+        print(f"a brick {fault}: committed {time.monotonic() - begin:.1f} s later")
+        volume.well()
+    close_all(ranks)
+    nodes.all_committed([1, 2, 3, 4])
+    nodes.check(4)
+
+
+OUTAGES: dict[str, Callable[[Volume], None]] = {
+    "two bricks die": lambda volume: volume.signal_bricks(signal.SIGKILL, (0, 2)),
+    "all bricks die": lambda volume: volume.signal_bricks(signal.SIGKILL, (0, 1, 2)),
+    "all bricks hang": lambda volume: volume.signal_bricks(signal.SIGSTOP, (0, 1, 2)),
+    "all bricks are cut off": lambda volume: [volume.cut(number) for number in range(3)][:0] and None,
+}
+QUICK_OUTAGES = ["two bricks die", "all bricks die"]
+
+
+@pytest.mark.parametrize("outage", list(OUTAGES) if os.environ.get("CAIRN_GLUSTER") == "full" else QUICK_OUTAGES)
+def test_while_the_volume_is_gone_saves_stay_local_and_are_committed_later(nodes: Nodes, outage: str) -> None:
+    ranks = launch(nodes.daemons)
+    save_all(ranks, 1)
+    saves = begin_to_save(nodes, ranks, 2)
+    OUTAGES[outage](nodes.volume)
+    for step in (3, 4):
+        saves += begin_to_save(nodes, ranks, step)
+    for number in (0, 1):
+        told = until("status says that the tier is down", lambda number=number: nodes.is_down(number), seconds=OUTAGE_SECONDS)
+        print(f"node {number}: {told}")
+    assert any(not save.done for save in saves)
+    assert not any(save.level == "failed" for save in saves)
+    nodes.volume.well()
+    all_end_committed(saves)
+    close_all(ranks)
+    nodes.all_committed([1, 2, 3, 4])
+    nodes.check(4)
+    until("the tier is up", lambda: not nodes.is_down(), seconds=40)
+
+
+def test_a_daemon_that_starts_while_the_volume_is_gone_serves_its_local_tier(cluster: Cluster, volume: Volume) -> None:
+    nodes = Nodes(cluster, volume, volume.mounts[:1])
+    (daemon,) = nodes.daemons
+    with daemon.open() as checkpointer:
+        checkpointer.save(1, state(1, 4)).wait("committed", timeout=30)
+        volume.signal_bricks(signal.SIGKILL, (0, 1, 2))
+        checkpointer.save(2, state(2, 4)).wait("local", timeout=30)
+    daemon.stop()
+    daemon.start()
+    until("status says why", lambda: "Transport endpoint" in (nodes.is_down() or ""))
+    with daemon.open() as checkpointer:
+        into = state(0, 4)
+        assert checkpointer.restore(into, timeout=60) == 2
+        assert np.array_equal(into["t3"], state(2, 4)["t3"])
+        checkpointer.save(3, state(3, 4)).wait("local", timeout=30)
+    volume.well()
+    committed(daemon, [1, 2, 3], seconds=60)
+
+
+# Mounts whose client fails.
+
+
+def die(mount: Mount) -> None:
+    mount.client(signal.SIGKILL)
+
+
+def hang_until_aborted(mount: Mount) -> None:
+    """A client that answers nothing: what calls into the mount cannot be killed, until the connection is ended."""
+    mount.client(signal.SIGSTOP)
+    threading.Timer(2, mount.abort).start()
+
+
+@pytest.mark.parametrize("fault", [die, hang_until_aborted])
+def test_a_mount_that_is_lost_is_used_again_once_it_is_mounted_anew(
+    cluster: Cluster, volume: Volume, fault: Callable[[Mount], None]
+) -> None:
+    own = volume.mount(f"lost-{fault.__name__}")
+    nodes = Nodes(cluster, volume, [own, volume.mounts[1]])
+    try:
+        ranks = launch(nodes.daemons)
+        save_all(ranks, 1)
+        saves = begin_to_save(nodes, ranks, 2)
+        fault(own)
+        saves += begin_to_save(nodes, ranks, 3)
+        print(until("status says that the tier is down", nodes.is_down, seconds=OUTAGE_SECONDS))
+        assert not nodes.is_down(1)
+        own.unmount()
+        until("the daemon waits for the mount", lambda: "not there any more" in (nodes.is_down() or ""), seconds=OUTAGE_SECONDS)
+        saves += begin_to_save(nodes, ranks, 4)
+        assert os.listdir(own.path) == [], "something was written where the mount belongs"
+        own.up()
+        all_end_committed(saves)
+        close_all(ranks)
+        nodes.all_committed([1, 2, 3, 4])
+        nodes.check(4)
+    finally:
+        own.well()
+        cluster.stop_daemons()
+        volume.forget(own)
+
+
+def test_a_mount_that_hangs_is_told_and_goes_on_where_it_stopped(nodes: Nodes) -> None:
+    ranks = launch(nodes.daemons)
+    save_all(ranks, 1)
+    nodes.mounts[0].client(signal.SIGSTOP)
+    saves = begin_to_save(nodes, ranks, 2)
+    begin = time.monotonic()
+    status(nodes.daemons[0])
+    assert time.monotonic() - begin < 6
+    print(until("status says that the tier hangs", nodes.is_down, seconds=30))
+    nodes.mounts[0].client(signal.SIGCONT)
+    all_end_committed(saves)
+    close_all(ranks)
+    nodes.check(2)
