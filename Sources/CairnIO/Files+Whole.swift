@@ -6,6 +6,10 @@ extension Files {
     /// The names in a folder, sorted. Names that are not UTF-8 are none of ours and left out.
     public static func list(_ base: Descriptor, _ path: String,
                             limit: Int = IOLimits.folderEntries) throws(IOFailure) -> [DirectoryEntry] {
+        try retryingStale { () throws(IOFailure) in try listOnce(base, path, limit: limit) }
+    }
+
+    private static func listOnce(_ base: Descriptor, _ path: String, limit: Int) throws(IOFailure) -> [DirectoryEntry] {
         let folder = try openFolder(base, path)
         let raw = try syscall("list", path) { cairn_duplicate(folder.raw) }     // fdopendir takes the descriptor over
         guard let stream = unsafe fdopendir(raw) else {
@@ -68,6 +72,10 @@ extension Files {
 
     /// A whole small file; larger than `limit` fails with `isTooLarge`, before or after it is read.
     public static func readAll(_ base: Descriptor, _ path: String, limit: Int) throws(IOFailure) -> [UInt8] {
+        try retryingStale { () throws(IOFailure) in try readAllOnce(base, path, limit: limit) }
+    }
+
+    private static func readAllOnce(_ base: Descriptor, _ path: String, limit: Int) throws(IOFailure) -> [UInt8] {
         let file = try open(base, path, flags: .read)
         let size = try stat(file, "").bytes
         guard size <= limit else { throw IOFailure(operation: "read", errno: EOVERFLOW, path: path) }
@@ -147,11 +155,12 @@ extension Files {
                      filesystemType: Int(found.type))
     }
 
-    /// An exclusive flock, held until the descriptor and its duplicates are closed.
+    /// An exclusive flock, held until the descriptor and its duplicates are closed. Where a filesystem has no locks (Lustre with
+    /// `noflock`, NFS without a lock manager) everybody gets it: it guards leavings and mistakes, nothing that could be lost.
     public static func tryLock(_ file: Descriptor) throws(IOFailure) -> Bool {
         do { try syscall("lock") { cairn_try_lock(file.raw) } } catch {
             if error.errno == EWOULDBLOCK { return false }
-            throw error
+            guard [ENOSYS, EOPNOTSUPP, ENOLCK].contains(error.errno) else { throw error }
         }
         return true
     }

@@ -2,7 +2,7 @@
 // (1) No call leaves the folder or follows a symlink: openat2 with RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS; where that call is
 //     refused (old kernels, seccomp), one component at a time with O_NOFOLLOW.
 // (2) A name's own operation (link, rename, unlink, stat) runs on the descriptor of its parent folder.
-// (3) An open that meets ESTALE is tried again: another mount renamed the folder.
+// (3) What meets ESTALE on its way from a name to bytes or names is tried again: another mount renamed the folder.
 import CLinux
 import Glibc
 
@@ -14,9 +14,14 @@ public enum Files {
 
     public static func open(_ base: Descriptor, _ path: String, flags: OpenFlags,
                             mode: UInt32 = 0o640) throws(IOFailure) -> Descriptor {
+        try retryingStale { () throws(IOFailure) in try openOnce(base, path, flags: flags, mode: mode, byComponent: false) }
+    }
+
+    /// (3) From the name on, since what it led to is gone.
+    static func retryingStale<Result>(_ body: () throws(IOFailure) -> Result) throws(IOFailure) -> Result {
         var tries = 0
         while true {
-            do { return try openOnce(base, path, flags: flags, mode: mode, byComponent: false) } catch {
+            do { return try body() } catch {
                 tries += 1
                 guard error.isStale, tries < IOLimits.staleRetries else { throw error }
             }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 PEERS = 3
@@ -192,6 +193,20 @@ class Volume:
         for mount in mounts:
             self.mounts.remove(mount)
             mount.unmount()
+
+    @contextlib.contextmanager
+    def profiled(self) -> Iterator[dict[str, int]]:
+        """Counts, at the end, what was asked of brick 0 meanwhile."""
+        counts: dict[str, int] = {}
+        self.gluster("volume", "profile", "vol", "start")
+        try:
+            self.gluster("volume", "profile", "vol", "info", "clear")
+            yield counts
+            told = self.gluster("volume", "profile", "vol", "info", "cumulative").split("Brick:")[1]
+            # share, average, least and most microseconds, calls, name
+            counts |= {name: int(calls) for calls, name in re.findall(r"us +(\d+) +([A-Z]+)$", told, re.M)}
+        finally:
+            self.gluster("volume", "profile", "vol", "stop")
 
     # Bricks.
 

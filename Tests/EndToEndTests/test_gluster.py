@@ -322,3 +322,30 @@ def test_a_mount_that_hangs_is_told_and_goes_on_where_it_stopped(nodes: Nodes) -
     all_end_committed(saves)
     close_all(ranks)
     nodes.check(2)
+
+
+# What a save costs.
+
+SAVES = 5
+DATA = ("READ", "WRITE", "FSYNC", "FINODELK", "FXATTROP", "FALLOCATE", "FTRUNCATE")
+"""Of open files; all else is about names, folders and attributes."""
+
+
+def test_what_a_save_of_two_nodes_asks_of_a_brick(nodes: Nodes) -> None:
+    ranks = launch(nodes.daemons)
+    save_all(ranks, 1)
+    seconds = []
+    with nodes.volume.profiled() as counts:
+        for step in range(2, 2 + SAVES):
+            saves = [one.save(step, state(step * 100 + rank, 4)) for rank, one in enumerate(ranks)]
+            for save in saves:
+                save.wait("global", timeout=30)
+            begin = time.monotonic()
+            all_end_committed(saves)
+            seconds.append(time.monotonic() - begin)
+    close_all(ranks)
+    names = {call: count / SAVES for call, count in counts.items() if call not in DATA}
+    print("calls on one brick for a save:", ", ".join(f"{call} {count:g}" for call, count in sorted(names.items())))
+    print(f"in all {sum(names.values()):g} about names, {sum(counts[call] for call in DATA if call in counts) / SAVES:g} about data")
+    print("seconds from the last rank's file to the commit:", ", ".join(f"{second:.2f}" for second in sorted(seconds)))
+    assert sum(names.values()) < 600
