@@ -17,27 +17,31 @@ if (( major < 6 || (major == 6 && minor < 3) )); then
     fail "Swift 6.3 or newer is needed, found $major.$minor at $(command -v swift). Install it from https://www.swift.org/install/linux/."
 fi
 
-# System libraries: only what is missing.
+# System libraries: only what is missing. The last ones are for tests that only root can run; they say why they skip where it lacks.
 packages=(libuv1-dev liburing-dev libisal-dev pkg-config python3-venv git ca-certificates)
-if command -v dpkg-query >/dev/null 2>&1; then
-    missing=()
-    for package in "${packages[@]}"; do
-        state=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
-        [ "$state" = installed ] || missing+=("$package")
+for_tests=(glusterfs-server glusterfs-client iptables)
+lacking() {
+    local package
+    for package in "$@"; do
+        [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)" = installed ] || printf '%s ' "$package"
     done
-    if (( ${#missing[@]} > 0 )); then
-        say "installing ${missing[*]}"
-        if [ "$(id -u)" = 0 ]; then
-            root=()
-        elif command -v sudo >/dev/null 2>&1; then
-            root=(sudo)
-        else
-            fail "as root, run: apt-get install ${missing[*]}"
-        fi
-        install=("${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}")
-        "${install[@]}" >/dev/null || { "${root[@]}" apt-get update -q && "${install[@]}"; } \
-            || fail "apt-get could not install ${missing[*]}"
+}
+apt_install() {
+    say "installing $*"
+    local root=()
+    if [ "$(id -u)" != 0 ]; then
+        command -v sudo >/dev/null 2>&1 || { say "as root, run: apt-get install $*"; return 1; }
+        root=(sudo)
     fi
+    local command=("${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@")
+    "${command[@]}" >/dev/null || { "${root[@]}" apt-get update -q && "${command[@]}"; }
+}
+if command -v dpkg-query >/dev/null 2>&1; then
+    read -ra missing <<<"$(lacking "${packages[@]}")"
+    (( ${#missing[@]} == 0 )) || apt_install "${missing[@]}" || fail "apt-get could not install ${missing[*]}"
+    missing=()
+    [ "$(id -u)" != 0 ] || read -ra missing <<<"$(lacking "${for_tests[@]}")"
+    (( ${#missing[@]} == 0 )) || apt_install "${missing[@]}" || say "without ${missing[*]}: the tests that need them are skipped"
 else
     for library in libuv liburing libisal; do
         pkg-config --exists "$library" || fail "the development files of $library are needed; this system's packages must provide them"

@@ -66,12 +66,12 @@ import Testing
         #expect(bench.told(key) == [.local, .global])
     }
 
-    @Test func aFullGlobalTierIsWaitedForWhileTheLocalCopyStands() {
+    @Test(arguments: [TierFailureKind.noSpace, .io]) func aGlobalTierThatIsFullOrFailsIsWaitedForWhileTheLocalCopyStands(_ kind: TierFailureKind) {
         let bench = Bench()
         let key = staged(bench)
         bench.publish(.local)
         for _ in 0..<6 {
-            bench.fail(.global, bench.takeCreate(.global)?.id ?? 0, .noSpace)
+            bench.fail(.global, bench.takeCreate(.global)?.id ?? 0, kind)
             bench.wait(ms: 10_000)
         }
         #expect(bench.publish(.global))

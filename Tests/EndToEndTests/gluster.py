@@ -259,14 +259,13 @@ def rules(address: str) -> list[list[str]]:
 
 
 def processes(folder: str) -> list[int]:
-    """Those whose command line names the folder, but this one."""
+    """GlusterFS' own whose command line names the folder."""
     found = []
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
-            pid = int(entry.parent.name)
-            words = entry.read_bytes()
-            if pid != os.getpid() and words.startswith((b"gluster", b"/usr")) and folder.encode() in words and b"gluster" in words[:64]:
-                found.append(pid)
+            program, _, words = entry.read_text(errors="replace").partition("\0")
+            if "gluster" in Path(program).name and f"{folder}/" in words:
+                found.append(int(entry.parent.name))
     return found
 
 
