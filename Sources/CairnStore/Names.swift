@@ -69,8 +69,10 @@ public enum Names {
     public static func isTemporary(_ name: String, ofNode node: String) -> Bool {
         name.hasPrefix(".") && name.hasSuffix(".part") && name.contains(".\(node).")
     }
-    public static func isTemporaryData(_ name: String, rank: Int, ofNode node: String) -> Bool {
-        name.hasPrefix(".\(rankName(rank)).\(node).") && isTemporary(name)
+    /// Of a rank's file or of one of its records.
+    public static func isTemporary(_ name: String, rank: Int, ofNode node: String) -> Bool {
+        let own = ".\(rankName(rank))"
+        return isTemporary(name, ofNode: node) && (name.hasPrefix("\(own).") || name.hasPrefix("\(own)-"))
     }
     public static func isTemporary(_ name: String) -> Bool { name.hasPrefix(".") && name.hasSuffix(".part") }
     /// Of a rank's data, checksums or manifest, in the folder of its save.

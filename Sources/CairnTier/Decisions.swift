@@ -105,11 +105,10 @@ final class Decisions: Sendable {
         try Files.syncFolder(root.folder, runFolder)
     }
 
-    /// Whether a commit's files still lie in the folder that has the save's first name. A folder of that name which lacks some
-    /// was made by a latecomer after the rename, and is no step.
     func isUncompleted(_ run: RunKey, _ commit: Commit) throws -> Bool { try uncompleted(run, commit) != nil }
 
-    /// The names in that folder.
+    /// The names in the folder that has the save's first name, if the commit's files still lie there. A folder of that name which
+    /// lacks some was made by a latecomer after the rename, and is no step.
     private func uncompleted(_ run: RunKey, _ commit: Commit) throws -> Set<String>? {
         let root = folders.first
         guard try Files.statIfPresent(root.folder, "\(Names.runFolder(run))/\(commit.folder)") == nil else { return nil }

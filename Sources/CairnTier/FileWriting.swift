@@ -86,7 +86,7 @@ final class FileWriting: Sendable {
 
     /// What workers of this daemon that are gone left of this rank's file: its folder becomes the step's, and would keep it.
     private func removeEarlierTries(_ root: TierRoot, _ folder: String, rank: Int) {
-        for entry in (try? folders.names(root, folder)) ?? [] where Names.isTemporaryData(entry.name, rank: rank, ofNode: folders.node) {
+        for entry in (try? folders.names(root, folder)) ?? [] where Names.isTemporary(entry.name, rank: rank, ofNode: folders.node) {
             try? Files.unlink(root.folder, "\(folder)/\(entry.name)")
         }
     }
