@@ -180,7 +180,7 @@ extension Daemon {
         case .startFailed(let failure):
             link.lastFailure = failure.text
             // A configuration that cannot work ends the daemon; a filesystem that is gone at this moment is waited for.
-            if !isReady, failure.kind != .unreachable || engine.tiers.count == 1 { fail("\(tier) tier: \(failure.text)") }
+            if !isReady, link.restarts == 0, failure.kind != .unreachable || engine.tiers.count == 1 { fail("\(tier) tier: \(failure.text)") }
         case .gone(let failure): link.lastFailure = failure.text
         default:
             guard let id = reply.id else { return }
