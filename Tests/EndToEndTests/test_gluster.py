@@ -49,7 +49,7 @@ def gluster() -> Iterator[Volume]:
             volume.up()
             volume.mount("a")
             volume.mount("b")
-        except Unavailable as failure:
+        except (Unavailable, TimeoutError) as failure:
             pytest.skip(f"no GlusterFS: {failure}")
         yield volume
     finally:
