@@ -6,9 +6,9 @@ import CairnStore
 @testable import CairnTier
 import Testing
 
-private func start(_ path: String, mayMake: Bool = true) -> TierStart {
-    TierStart(tier: .global, form: .committing, paths: [path], instance: "i", node: "n1", pool: PoolShape(slots: 1), bufferSlots: 1, exclusive: false,
-              depth: 1, ring: .off, direct: .off, reserveBytes: 0, fileMode: 0o640, group: nil, mayMake: mayMake)
+private func start(_ path: String, isRestart: Bool = false) -> TierStart {
+    TierStart(tier: .global, form: .committing, paths: [path], instance: "i", isRestart: isRestart, node: "n1", pool: PoolShape(slots: 1), bufferSlots: 1, exclusive: false,
+              depth: 1, ring: .off, direct: .off, reserveBytes: 0, fileMode: 0o640, group: nil)
 }
 
 @Test func aFolderThatIsNoLongerTheOneThatWasOpenedIsAbsent() throws {
@@ -27,10 +27,10 @@ private func start(_ path: String, mayMake: Bool = true) -> TierStart {
 @Test func aFolderThatIsMissingIsMadeOnlyAtTheFirstStart() throws {
     let folder = try TierFolder()
     let path = "\(folder.path)/tier"
-    #expect(failureKind { _ = try TierOpening(start(path, mayMake: false)) } == .missing)
+    #expect(failureKind { _ = try TierOpening(start(path, isRestart: true)) } == .missing)
     #expect(try folder.names("").isEmpty)
     _ = try TierOpening(start(path))
-    _ = try TierOpening(start(path, mayMake: false))
+    _ = try TierOpening(start(path, isRestart: true))
 }
 
 @Test func whatAnEarlierWorkerLeftOfAFileIsRemovedAtTheNextTry() throws {
