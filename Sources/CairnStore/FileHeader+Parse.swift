@@ -67,8 +67,7 @@ extension FileHeader {
         guard layout.digest == metadata.layoutDigest else {
             throw .layoutMismatch(found: layout.digest, expected: metadata.layoutDigest)
         }
-        let names = Set(shards.map(\.name))
-        for object in objects where names.contains(object.object.name) { throw .duplicateKey(object.object.name) }
+        for object in objects where layout.names.contains(object.object.name) { throw .duplicateKey(object.object.name) }
         let stored = layout.entries.map { StoredShard(shard: $0.shard, fileOffset: dataStart + $0.dataOffset, bytes: $0.bytes) }
         let table = RankTable(rank: metadata.rank, fileBytes: fileBytes, shards: stored, objects: objects)
         return ParsedHeader(runName: metadata.runName, save: metadata.save, rank: metadata.rank, worldSize: metadata.worldSize,

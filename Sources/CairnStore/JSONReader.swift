@@ -109,17 +109,28 @@ struct JSONReader {
     }
 
     mutating func string() throws(JSONFault) -> String {
-        let text = try stringBytes()
-        guard let string = String(validating: text, as: UTF8.self) else { throw fault("a string that is not UTF-8") }
+        try take("\"")
+        let begin = position
+        // Most strings have no escape: they are taken where they stand.
+        skipPlain()
+        let string: String?
+        if position < bytes.count, bytes[position] == UInt8(ascii: "\"") {
+            string = String(validating: bytes[begin..<position], as: UTF8.self)
+            position += 1
+        } else {
+            string = String(validating: try rest(ofStringFrom: begin), as: UTF8.self)
+        }
+        guard let string else { throw fault("a string that is not UTF-8") }
         return string
     }
 
-    /// The bytes of a string with its escapes resolved; not checked to be UTF-8.
-    mutating func stringBytes() throws(JSONFault) -> [UInt8] {
-        try take("\"")
-        // Most strings have no escape: they are taken in one piece.
-        let begin = position
+    /// To the next byte of a string that may mean something else than itself.
+    private mutating func skipPlain() {
         while position < bytes.count, bytes[position] >= 0x20, bytes[position] != UInt8(ascii: "\""), bytes[position] != UInt8(ascii: "\\") { position += 1 }
+    }
+
+    /// The bytes of a string with its escapes resolved; not checked to be UTF-8.
+    private mutating func rest(ofStringFrom begin: Int) throws(JSONFault) -> [UInt8] {
         var text = Array(bytes[begin..<position])
         while position < bytes.count {
             let byte = bytes[position]

@@ -4,32 +4,11 @@
 import CairnModel
 
 enum RankRuns {
-    /// A rank's shards without where their boxes begin.
-    private struct Kind: Hashable {
-        let shards: [StoredShard], dataStart: Int
-
-        static func == (left: Kind, right: Kind) -> Bool {
-            guard left.shards.count == right.shards.count else { return false }
-            return zip(left.shards, right.shards).allSatisfy { one, other in
-                let (a, b) = (one.shard, other.shard)
-                return a.name == b.name && a.shape == b.shape && a.dtype == b.dtype && a.globalShape == b.globalShape && a.offsets?.count == b.offsets?.count
-                    && a.replica == b.replica && a.replicas == b.replicas && a.isPrivate == b.isPrivate && a.eager == b.eager && one.bytes == other.bytes
-                    && one.fileOffset - left.dataStart == other.fileOffset - right.dataStart
-            }
-        }
-        func hash(into hasher: inout Hasher) {
-            hasher.combine(shards.count)
-            for stored in shards {
-                hasher.combine(stored.shard.name)
-                hasher.combine(stored.shard.shape)
-            }
-        }
-    }
-
-    static func find(_ tables: [RankTable], dataStarts: [Int]) -> [RankRun] {
-        var kinds: [Kind: Int] = [:], members: [[Int]] = []
+    /// All placed by the same `ShardKinds`.
+    static func find(_ tables: [PlacedTable]) -> [RankRun] {
+        var kinds: [ObjectIdentifier: Int] = [:], members: [[Int]] = []
         for (position, table) in tables.enumerated() {
-            let kind = Kind(shards: table.shards, dataStart: dataStarts[position])
+            let kind = ObjectIdentifier(table.kind)
             if let known = kinds[kind] { members[known].append(position) } else {
                 kinds[kind] = members.count
                 members.append([position])
@@ -38,14 +17,14 @@ enum RankRuns {
         var runs: [RankRun] = []
         for members in members {
             var cover = Cover(tables, members)
-            while let run = cover.next(dataStarts) { runs.append(run) }
+            while let run = cover.next() { runs.append(run) }
         }
         return runs.sorted { $0.first < $1.first }
     }
 
     /// Covers the ranks of one kind with runs, longest first from the lowest rank that is left.
     private struct Cover {
-        let tables: [RankTable]
+        let tables: [PlacedTable]
         /// Positions of tables, ascending, and where each rank is among them.
         let members: [Int], places: [Int: Int]
         var isTaken: [Bool]
@@ -54,7 +33,7 @@ enum RankRuns {
         /// Distances tried, in members of the kind: any up to 16, then powers of two, which is how meshes are made.
         private static let distances = Array(1...16) + (5...16).map { 1 << $0 }
 
-        init(_ tables: [RankTable], _ members: [Int]) {
+        init(_ tables: [PlacedTable], _ members: [Int]) {
             self.tables = tables
             self.members = members
             places = Dictionary(members.enumerated().map { (tables[$1].rank, $0) }) { first, _ in first }
@@ -62,15 +41,16 @@ enum RankRuns {
             left = members.count
         }
 
-        mutating func next(_ dataStarts: [Int]) -> RankRun? {
+        mutating func next() -> RankRun? {
             while cursor < members.count, isTaken[cursor] { cursor += 1 }
             guard cursor < members.count else { return nil }
             let first = tables[members[cursor]]
-            var best = (stride: 1, count: 1, moves: [[Int]](repeating: [], count: first.shards.count))
+            var best = (stride: 1, count: 1, moves: [Int](repeating: 0, count: first.offsets.count))
             for distance in Self.distances where best.count < left {
                 guard cursor + distance < members.count else { break }
                 guard !isTaken[cursor + distance] else { continue }
-                let second = tables[members[cursor + distance]], stride = second.rank - first.rank, moves = Self.moves(first, second)
+                let second = tables[members[cursor + distance]], stride = second.rank - first.rank
+                let moves = zip(first.offsets, second.offsets).map { $1 - $0 }
                 var count = 2
                 while let place = places[first.rank + count * stride], !isTaken[place], fits(tables[members[place]], first, moves, count) { count += 1 }
                 if count > best.count { best = (stride, count, moves) }
@@ -82,26 +62,22 @@ enum RankRuns {
             }
             left -= best.count
             var shards = first.shards
-            for index in shards.indices { shards[index].fileOffset -= dataStarts[members[cursor]] }
-            return RankRun(first: first.rank, stride: best.stride, count: best.count, shards: shards, moves: best.moves)
+            for index in shards.indices { shards[index].fileOffset -= first.dataStart }
+            return RankRun(first: first.rank, stride: best.stride, count: best.count, shards: shards, moves: Self.moves(best.moves, of: shards))
         }
 
-        private static func moves(_ first: RankTable, _ second: RankTable) -> [[Int]] {
-            zip(first.shards, second.shards).map { one, other in
-                guard let begin = one.shard.offsets, let end = other.shard.offsets, begin != end else { return [] }
-                return zip(begin, end).map { $1 - $0 }
+        /// By shard; empty where its box stays.
+        private static func moves(_ moves: [Int], of shards: [StoredShard]) -> [[Int]] {
+            var at = 0
+            return shards.map { stored in
+                let move = Array(moves[at..<at + (stored.shard.offsets?.count ?? 0)])
+                at += move.count
+                return move.allSatisfy { $0 == 0 } ? [] : move
             }
         }
 
-        private func fits(_ table: RankTable, _ first: RankTable, _ moves: [[Int]], _ count: Int) -> Bool {
-            for (index, move) in moves.enumerated() {
-                guard let begin = first.shards[index].shard.offsets, let offsets = table.shards[index].shard.offsets else { continue }
-                if move.isEmpty {
-                    guard begin == offsets else { return false }
-                } else {
-                    for dimension in move.indices where begin[dimension] + count * move[dimension] != offsets[dimension] { return false }
-                }
-            }
+        private func fits(_ table: PlacedTable, _ first: PlacedTable, _ moves: [Int], _ count: Int) -> Bool {
+            for index in moves.indices where first.offsets[index] + count * moves[index] != table.offsets[index] { return false }
             return true
         }
     }

@@ -52,12 +52,15 @@ public struct StoredLayout: Hashable, Sendable {
 
     /// Tables ascending by rank.
     public init(worldSize: Int, tables: [RankTable]) {
+        let kinds = ShardKinds()
+        self.init(worldSize: worldSize, placed: tables.map(kinds.place))
+    }
+
+    /// Ascending by rank, all placed by the same `ShardKinds`.
+    public init(worldSize: Int, placed tables: [PlacedTable]) {
         self.worldSize = worldSize
-        files = tables.map { table in
-            let dataStart = table.shards.first?.fileOffset ?? table.objects.first?.fileOffset ?? table.fileBytes
-            return StoredFile(rank: table.rank, dataStart: dataStart, fileBytes: table.fileBytes, objects: table.objects)
-        }
-        runs = RankRuns.find(tables, dataStarts: files.map(\.dataStart))
+        files = tables.map { StoredFile(rank: $0.rank, dataStart: $0.dataStart, fileBytes: $0.fileBytes, objects: $0.objects) }
+        runs = RankRuns.find(tables)
     }
 
     public var ranks: [Int] { files.map(\.rank) }
