@@ -9,8 +9,23 @@ final class Replies: Sendable {
 
     private let channel: BlockingFrameChannel
     private let doubtful = WorkQueue<Doubtful>(capacity: TierLimits.queuedTasks)
+    private let limit: Int
 
-    init(_ channel: BlockingFrameChannel) { self.channel = channel }
+    /// `limit`: of one message.
+    init(_ channel: BlockingFrameChannel, limit: Int) {
+        self.channel = channel
+        self.limit = limit
+    }
+
+    /// An answer may be as large as what it tells of: a list of all steps, the index of a large world. One that does not fit into a message is a
+    /// failure of its request, and is thrown before a byte of it is sent.
+    func answer(_ reply: TierReply, payload: [UInt8]) throws {
+        let json = MessageCoding.encode(reply), bytes = json.count + payload.count
+        guard bytes <= limit else {
+            throw TierFailure(kind: .tooLarge, text: "an answer of \(bytes) bytes does not fit into one message", needed: bytes, available: limit)
+        }
+        try? channel.send(Frame(json: json, payload: payload))
+    }
 
     func send(_ reply: TierReply, payload: [UInt8] = []) {
         if case .failed(let id, let failure) = reply, failure.kind == .unreachable, doubtful.push(Doubtful(id: id, failure: failure)) { return }

@@ -43,8 +43,6 @@ enum TierLimits {
     static let headerGuessBytes = 16 << 10
     /// Lists of `have-NODE.json`, and records of `settled-K-NODE.json`, that are kept: those of the attempt that begins now, one for each node.
     static let cachedLists = 65_536
-    /// A reply's payload: a frame less room for its JSON, which for steps of thousands of ranks is well below a MiB.
-    static let payloadBytes = IOLimits.frameBytes - (16 << 20)
     /// Names tried when several daemons number an attempt at once.
     static let attemptTries = 1000
     /// Numbers that a tier beside gives lie up to so many above what it knows: two of them meet once in so many launches during an outage.

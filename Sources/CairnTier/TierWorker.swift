@@ -13,7 +13,8 @@ import CairnModel
 import CairnStore
 
 /// The role's entry: exit code. The channel is the worker's end of the socket pair to main.
-public func runTierWorker(channel descriptor: Descriptor, asProcess: Bool = true) -> Int32 {
+/// `messageBytes`: the largest answer.
+public func runTierWorker(channel descriptor: Descriptor, asProcess: Bool = true, messageBytes: Int = IOLimits.frameBytes) -> Int32 {
     if asProcess {
         ProcessFacts.ignoreSignals()
         // Main ends the workers, after what is staged is flushed; a signal to the whole group must not.
@@ -21,7 +22,7 @@ public func runTierWorker(channel descriptor: Descriptor, asProcess: Bool = true
         try? ProcessFacts.raiseOpenFilesLimit()
     }
     let channel = BlockingFrameChannel(descriptor)
-    let replies = Replies(channel)
+    let replies = Replies(channel, limit: messageBytes)
     do {
         guard let first = try channel.receive() else { return 0 }
         guard case .start(let start) = try MessageCoding.decode(TierRequest.self, from: first.json) else {
@@ -124,10 +125,7 @@ final class TierWorker: Sendable {
         threads.run { [replies] in
             do {
                 let (reply, payload) = try body()
-                guard payload.count <= TierLimits.payloadBytes else {
-                    throw TierFailure(kind: .tooLarge, text: "an answer of \(payload.count) bytes does not fit into one message", needed: payload.count, available: TierLimits.payloadBytes)
-                }
-                replies.send(reply, payload: payload)
+                try replies.answer(reply, payload: payload)
             } catch { replies.send(.failed(id: id, TierFailure(error))) }
         }
     }

@@ -50,7 +50,7 @@ final class TierHarness {
     private(set) var startFailure: TierFailure?
 
     init(_ paths: [String], form: TierForm = .committing, tier: Tier = .global, mode: TierMode = TierMode(), instance: String = Entropy.hex(bytes: 4),
-         node: String = "n1", reserve: Int = 0) throws {
+         node: String = "n1", reserve: Int = 0, messageBytes: Int = IOLimits.frameBytes) throws {
         let shape = PoolShape(slots: slots)
         let memory = try SharedMemory.create(name: "pool", bytes: shape.bytes(ofSegment: 0))
         pool = try memory.map(writable: true)
@@ -58,7 +58,7 @@ final class TierHarness {
         bufferMap = try buffer.map(writable: false)
         let (mine, its) = try UnixSocket.pair()
         queue = try FrameQueue(mine)
-        thread = try Threads.spawn(name: "tier") { _ = runTierWorker(channel: its, asProcess: false) }
+        thread = try Threads.spawn(name: "tier") { _ = runTierWorker(channel: its, asProcess: false, messageBytes: messageBytes) }
         try send(.start(TierStart(tier: tier, form: form, paths: paths, instance: instance, node: node, pool: shape, bufferSlots: bufferSlots, exclusive: tier == .local, depth: 8,
                                   ring: mode.ring, direct: mode.direct, reserveBytes: reserve, fileMode: 0o640, group: nil)),
                  descriptors: [memory.descriptor, buffer.descriptor])

@@ -210,3 +210,19 @@ import Testing
     #expect(try local.steps().isEmpty)
     for drive in drives { #expect(try !drive.names("").contains("1000") || drive.names("1000/llama").filter { $0.hasPrefix("1-10") }.isEmpty) }
 }
+
+@Test func answerBeyondOneMessageFailsAndTheWorkerGoesOn() throws {
+    let folder = try TierFolder()
+    let tier = try TierHarness([folder.path], messageBytes: 2000)
+    for step in 1...3 { try tier.commit(step: step, count: step) }
+    #expect(try tier.steps().count == 3)
+    for step in 4...20 { try tier.commit(step: step, count: step) }
+    do {
+        _ = try tier.steps()
+        Issue.record("an answer of more than its limit was sent")
+    } catch let failure as TierFailure {
+        #expect(failure.kind == .tooLarge && failure.available == 2000 && failure.needed ?? 0 > 2000)
+    }
+    guard case .done = try tier.ask({ .pin(id: $0, ref: StepRef(run: testRun, step: 20, sequence: CommitSequence(attempt: 1, count: 20), save: nil), pinned: true) }).0
+    else { Issue.record("no answer"); return }
+}
