@@ -8,16 +8,18 @@ extension Engine {
         guard save.decision == nil, !save.asking, isUp(committing), !isUnclaimed(save.key) else { return }
         save.asking = true
         let key = save.key, participants = save.participants
+        // Their rows of the commit are kept on the local tier, where they prove what lies there.
+        let ranks = beside == nil ? [] : save.ranks.keys.sorted()
         if let reason = save.voidReason {
-            ask(committing, .void(key)) { .void(id: $0, run: key.run, save: key.save, reason: reason) }
+            ask(committing, .void(key)) { .void(id: $0, run: key.run, save: key.save, reason: reason, ranks: ranks) }
         } else if save.ranks[0] != nil || standIn(save) {
             let parent = save.parent ?? runs[key.run]?.attempts.values.first { $0.number == key.save.attempt }?.parent
-            ask(committing, .decide(key)) { .decide(id: $0, run: key.run, save: key.save, worldSize: save.worldSize, participants: participants, parent: parent) }
+            ask(committing, .decide(key)) { .decide(id: $0, run: key.run, save: key.save, worldSize: save.worldSize, participants: participants, parent: parent, ranks: ranks) }
         } else {
             // Rank 0's daemon decides; only where it is late does another look for the manifests, so that no listing is made ranks x nodes times.
             let lists = isRankZeroLate(save) && now >= save.listsAt
             if lists { save.listsAt = now + ms(limits.listsMs) }
-            ask(committing, .look(key)) { .look(id: $0, run: key.run, save: key.save, worldSize: save.worldSize, participants: participants, lists: lists) }
+            ask(committing, .look(key)) { .look(id: $0, run: key.run, save: key.save, worldSize: save.worldSize, participants: participants, lists: lists, ranks: ranks) }
         }
     }
 

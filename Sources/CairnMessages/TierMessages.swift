@@ -160,12 +160,13 @@ public enum TierRequest: Codable, Sendable {
     // Decisions (committing form only).
     /// All manifests of `participants` (nil: all ranks) seen and sound: record, link, folder's last name. Completes a commit that stands
     /// already. `parent` is used where rank 0's manifest names none. Earlier saves of the attempt that a manifest's `previous` says its rank
-    /// went on without are voided. -> decision, or missing
-    case decide(id: Int, run: RunKey, save: SaveID, worldSize: Int, participants: [Int]?, parent: CommitSequence?)
+    /// went on without are voided. Where ranks are missing, what is there is read ahead after the answer. `ranks`, here and below: those whose rows
+    /// of the commit the answer carries. -> decision, or missing
+    case decide(id: Int, run: RunKey, save: SaveID, worldSize: Int, participants: [Int]?, parent: CommitSequence?, ranks: [Int] = [])
     /// -> decision (the one that stands, maybe a commit)
-    case void(id: Int, run: RunKey, save: SaveID, reason: String)
+    case void(id: Int, run: RunKey, save: SaveID, reason: String, ranks: [Int] = [])
     /// -> decision or missing. Without `lists` only the decision's own name is looked at, whatever the world's size (missing: nil).
-    case look(id: Int, run: RunKey, save: SaveID, worldSize: Int, participants: [Int]?, lists: Bool)
+    case look(id: Int, run: RunKey, save: SaveID, worldSize: Int, participants: [Int]?, lists: Bool, ranks: [Int] = [])
 
     // Restore. On a tier beside only while the committing tier is down, by a daemon that serves the whole world.
     /// Publishes restore-K.json: the newest committed step (or `step`) older than this attempt's choices that failed since a good one, or
@@ -200,7 +201,7 @@ public enum TierRequest: Codable, Sendable {
     case remove(id: Int, ref: StepRef)
     /// Apply retention; `protected` saves and sequences stay. Also deletes `.gone-…` older than 10 minutes. -> removed
     case retain(id: Int, run: RunKey, keep: Int?, keepPeriod: Int?, protectedSaves: [SaveID], protectedSequences: [CommitSequence])
-    /// Beside: keep a copy of a decision, a void too. Payload: the record. -> done
+    /// Beside: keep a copy of a decision, a void too. Payload: as of `decision`. -> done
     case recordDecision(id: Int, run: RunKey, save: SaveID)
     /// What earlier instances left: removes own temporaries. -> scanned
     case scan(id: Int)
@@ -287,7 +288,7 @@ public enum TierReply: Codable, Sendable {
     case done(id: Int)
     case failed(id: Int, TierFailure)
     case attempt(id: Int, number: Int?)
-    /// Payload: the decision's record as it stands.
+    /// Payload: the decision as it stands, with the rows that were asked for (CairnStore's DecisionCopy).
     case decision(id: Int, DecisionOutcome)
     /// Participants without a manifest (none: all are there, nobody decided); nil: nobody decided, manifests were not looked for.
     case missing(id: Int, ranks: [Int]?)

@@ -1,20 +1,7 @@
 // The commit: what makes a step whole. It is part of the decision's record, which is also the step folder's `checkpoint.json`.
+// It does not grow with the world: what it says of each rank is a row of the manifests' file, which it names by digest.
 // A branch's first step, sequence 0-1, is a step of another run under a second name: its files are that run's, and say so.
 import CairnModel
-
-/// One rank's manifest as a commit names it.
-public struct ManifestRef: Codable, Hashable, Sendable {
-    public var rank: Int
-    /// File name in the save's folder.
-    public var name: String
-    /// The record's whole digest.
-    public var digest: String
-    public var fileBytes: Int
-    public var contentDigest: String
-    public init(rank: Int, name: String, digest: String, fileBytes: Int, contentDigest: String) {
-        self.rank = rank; self.name = name; self.digest = digest; self.fileBytes = fileBytes; self.contentDigest = contentDigest
-    }
-}
 
 public struct Commit: Codable, Hashable, Sendable {
     public var sequence: CommitSequence
@@ -23,9 +10,10 @@ public struct Commit: Codable, Hashable, Sendable {
     public var step: Int
     public var save: SaveID
     public var worldSize: Int
-    public var participants: [Int]
-    /// One for each participant, in their order.
-    public var manifests: [ManifestRef]
+    /// The ranks that take part, ascending; nil: all.
+    public var participants: [Int]?
+    /// SHA-256 of the head of `manifests-DIGEST.bin` in the step's folder, which has a row for each of these ranks.
+    public var manifestsDigest: String
     /// `layout-DIGEST.json` in the step's folder.
     public var layoutFile: String
     /// Of all ranks' files.
@@ -42,17 +30,17 @@ public struct Commit: Codable, Hashable, Sendable {
         public init(run: String, save: SaveID) { self.run = run; self.save = save }
     }
 
-    public init(sequence: CommitSequence, parent: CommitSequence?, step: Int, save: SaveID, worldSize: Int, manifests: [ManifestRef],
+    public init(sequence: CommitSequence, parent: CommitSequence?, step: Int, save: SaveID, worldSize: Int, rows: [ManifestRow], manifestsDigest: String,
                 layoutFile: String, metadata: [String: String], savedAt: String) {
         self.sequence = sequence
         self.parent = parent
         self.step = step
         self.save = save
         self.worldSize = worldSize
-        participants = manifests.map(\.rank)
-        self.manifests = manifests
+        participants = rows.count == worldSize ? nil : rows.map(\.rank)
+        self.manifestsDigest = manifestsDigest
         self.layoutFile = layoutFile
-        bytes = manifests.reduce(0) { $0 + $1.fileBytes }
+        bytes = rows.reduce(0) { $0 + $1.fileBytes }
         self.metadata = metadata
         self.savedAt = savedAt
     }
@@ -70,10 +58,29 @@ public struct Commit: Codable, Hashable, Sendable {
         return first
     }
 
+    public var ranks: [Int] { participants ?? Array(0..<worldSize) }
+    public var rankCount: Int { participants?.count ?? worldSize }
+
+    /// The rank of a row of the manifests' file.
+    func rank(at row: Int) -> Int { participants?[row] ?? row }
+
+    /// The row of a rank; nil: it does not take part.
+    public func row(of rank: Int) -> Int? {
+        guard let participants else { return (0..<worldSize).contains(rank) ? rank : nil }
+        var low = 0, high = participants.count
+        while low < high {
+            let middle = (low + high) / 2
+            if participants[middle] < rank { low = middle + 1 } else { high = middle }
+        }
+        return low < participants.count && participants[low] == rank ? low : nil
+    }
+
+    public var manifestsFile: String { Names.manifests(digest: String(manifestsDigest.prefix(StoreLimits.nameDigestDigits))) }
+
     public var folder: String { Names.stepFolder(step: step, sequence: sequence) }
 
     public func summary(pinned: Bool, superseded: Bool = false) -> StepSummary {
-        StepSummary(step: step, sequence: sequence, save: save, parent: parent, ranks: participants.count, worldSize: worldSize, bytes: bytes,
+        StepSummary(step: step, sequence: sequence, save: save, parent: parent, ranks: rankCount, worldSize: worldSize, bytes: bytes,
                     pinned: pinned, superseded: superseded, savedAt: savedAt, origin: origin)
     }
 
@@ -87,17 +94,14 @@ public struct Commit: Codable, Hashable, Sendable {
         if sequence.attempt < 0 || sequence.count < 1 { return "sequence \(sequence) counts from 1" }
         if let parent, parent >= sequence { return "parent \(parent) is not before \(sequence)" }
         if !(1...StoreLimits.worldSize).contains(worldSize) { return "world size \(worldSize)" }
-        if participants != manifests.map(\.rank) || participants.isEmpty { return "participants and manifests differ" }
-        if zip(participants, participants.dropFirst()).contains(where: { $0 >= $1 }) { return "participants are not in order" }
-        if participants.contains(where: { !(0..<worldSize).contains($0) }) { return "a participant is outside the world of \(worldSize)" }
-        for manifest in manifests {
-            guard case .manifest(manifest.rank, let digest)? = Names.rankFile(manifest.name), manifest.digest.hasPrefix(digest),
-                  Digests.isFull(manifest.digest), Digests.isFull(manifest.contentDigest) else {
-                return "'\(manifest.name)' is not the name of rank \(manifest.rank)'s manifest"
-            }
-            if !(0...StoreLimits.fileBytes).contains(manifest.fileBytes) { return "'\(manifest.name)': \(manifest.fileBytes) bytes" }
+        if let participants {
+            if participants.first != 0 { return "rank 0 is not among the participants" }
+            if zip(participants, participants.dropFirst()).contains(where: { $0 >= $1 }) { return "participants are not in order" }
+            if (participants.last ?? 0) >= worldSize { return "a participant is outside the world of \(worldSize)" }
+            if participants.count == worldSize { return "all ranks are named as participants" }
         }
-        if bytes != manifests.reduce(0, { $0 + $1.fileBytes }) { return "\(bytes) bytes are not the sum of the ranks' files" }
+        if !Digests.isFull(manifestsDigest) { return "'\(manifestsDigest)' is not the digest of the manifests' rows" }
+        if bytes < 0 || bytes / rankCount > StoreLimits.fileBytes { return "\(bytes) bytes of \(rankCount) files" }
         if Names.layoutDigest(layoutFile) == nil { return "'\(layoutFile)' is not the name of a layout file" }
         return nil
     }

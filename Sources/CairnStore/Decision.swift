@@ -46,3 +46,35 @@ public struct DecisionRecord: RecordValue, Hashable {
         return commit.problem()
     }
 }
+
+/// What a node keeps of a decision, and all that is told of it between a tier's worker and main: of a commit's rows those of the node's own
+/// ranks, by which its tier beside proves their files, whatever the size of the world.
+public struct DecisionCopy: RecordValue, Hashable {
+    public var format: String
+    public var decision: DecisionRecord
+    /// Ascending by rank. Those of ranks that were not asked for, or whose rows could not be read any more, are not here.
+    public var rows: [ManifestRow]
+
+    public init(_ decision: DecisionRecord, rows: [ManifestRow]) {
+        format = FileHeader.format
+        self.decision = decision
+        self.rows = rows
+    }
+
+    public var commit: Commit? {
+        guard case .commit(let commit) = decision.decision else { return nil }
+        return commit
+    }
+
+    public func row(of rank: Int) -> ManifestRow? { rows.first { $0.rank == rank } }
+
+    public func problem() -> String? {
+        if let problem = decision.problem() { return problem }
+        if zip(rows, rows.dropFirst()).contains(where: { $0.rank >= $1.rank }) { return "rows are not in order" }
+        for row in rows {
+            if let problem = row.problem() { return problem }
+            guard commit?.row(of: row.rank) != nil else { return "a row of rank \(row.rank), which no commit names" }
+        }
+        return nil
+    }
+}

@@ -7,14 +7,15 @@
 //   attempts/000017/restore-3.json            the third choice of this attempt;  settled-3-NODE.json, settle-3.json: its outcome
 //   .saving-17-1200-1/                        a save in progress; renamed after its commit to
 //   step-1200.17-41/                          a committed step, sequence 17-41
-//       rank-00003.safetensors, rank-00003.crc, rank-00003-DIGEST.json, layout-DIGEST.json, checkpoint.json, pin
+//       rank-00003.safetensors, rank-00003.crc, rank-00003-DIGEST.json
+//       layout-DIGEST.json, manifests-DIGEST.bin, checkpoint.json, pin
 //   .gone-SECONDS.NAME                        renamed away at that time (UTC), deleted 10 minutes later
 //   .NAME.MAKER.NUMBER.part                   not yet published; MAKER is a worker's node and instance
 //
 // A local tier beside a global one holds the same files of its own ranks without folders per save:
 //   17-1200-1.rank-00003.safetensors, .crc, 17-1200-1.rank-00003-DIGEST.json, 17-1200-1.pin
 //   17-1200-1.rank-00003.replicas.safetensors and so on: copies of replicas that other nodes' ranks own
-//   decisions/17-1200-1.json                  a copy of the decision
+//   decisions/17-1200-1.json                  a copy of the decision, with the rows of these ranks
 //
 // Ranks have at least 5 digits, attempts at least 6; other numbers have no leading zeros. A name is accepted only if making it
 // anew from what was read gives the same text: one name for one thing.
@@ -53,6 +54,7 @@ public enum Names {
     /// `digest`: of the record, as `Record.nameDigest` gives it.
     public static func manifest(rank: Int, digest: String) -> String { "\(rankName(rank))-\(digest).json" }
     public static func layout(digest: String) -> String { "layout-\(digest).json" }
+    public static func manifests(digest: String) -> String { "manifests-\(digest).bin" }
 
     public static func besideData(_ save: SaveID, rank: Int) -> String { "\(save).\(data(rank: rank))" }
     public static func besideChecksums(_ save: SaveID, rank: Int) -> String { "\(save).\(checksums(rank: rank))" }

@@ -18,6 +18,8 @@ public enum StoreLimits {
     public static let recordBytes = 64 << 20
     /// The layout file of a whole step: about 150 bytes a shard, so ten million shards in all ranks.
     public static let layoutFileBytes = 2 << 30
+    /// The manifests' rows of the largest world.
+    public static let manifestRowsBytes = ManifestRows.fileBytes(rows: worldSize)
     /// Contiguous runs that one load may need; each costs about 40 bytes of plan. A load of more asks for smaller boxes.
     public static let runs = 8_000_000
     /// Each box of a load starts at a multiple of this in its segment: no dtype and no vector load needs more.

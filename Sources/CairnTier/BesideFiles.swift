@@ -15,7 +15,7 @@ final class BesideFiles: Sendable {
     }
 
     private let folders: TierFolders
-    private let commits = Mutex<[RunKey: [SaveID: DecisionRecord]]>([:])
+    private let copies = Mutex<[RunKey: [SaveID: DecisionCopy]]>([:])
 
     init(_ folders: TierFolders) { self.folders = folders }
 
@@ -40,28 +40,23 @@ final class BesideFiles: Sendable {
     }
 
     /// All decisions of a run that were copied here.
-    func decisions(_ run: RunKey) throws -> [SaveID: DecisionRecord] {
-        var found: [SaveID: DecisionRecord] = [:]
+    func decisions(_ run: RunKey) throws -> [SaveID: DecisionCopy] {
+        var found: [SaveID: DecisionCopy] = [:]
         for root in folders.roots {
             for entry in try folders.names(root, "\(Names.runFolder(run))/\(Names.decisions)") where !entry.isFolder {
                 guard let save = Names.decidedSave(entry.name), found[save] == nil else { continue }
-                if let known = commits.withLock({ $0[run]?[save] }) {
+                if let known = copies.withLock({ $0[run]?[save] }) {
                     found[save] = known
-                } else if let record = try? folders.read(DecisionRecord.self, root, "\(Names.runFolder(run))/\(Names.besideDecision(save))").value,
-                          record.runKey == run, record.save == save {
+                } else if let copy = try? folders.read(DecisionCopy.self, root, "\(Names.runFolder(run))/\(Names.besideDecision(save))").value,
+                          copy.decision.runKey == run, copy.decision.save == save {
                     // A damaged copy proves nothing: the save then counts as undecided.
-                    found[save] = record
+                    found[save] = copy
                 }
             }
         }
         let all = found
-        commits.withLock { $0[run] = all }
+        copies.withLock { $0[run] = all }
         return found
-    }
-
-    func commit(_ run: RunKey, _ save: SaveID) throws -> Commit? {
-        guard let record = try decisions(run)[save], case .commit(let commit) = record.decision else { return nil }
-        return commit
     }
 
     /// The highest attempt that a file or a decision's copy is of; 0: none.
@@ -77,22 +72,27 @@ final class BesideFiles: Sendable {
     /// Keeps the copy of a decision; whether it is void. A void save's files go, and its copy stays: what is still being written of it
     /// comes too late then.
     func record(_ run: RunKey, _ save: SaveID, _ bytes: [UInt8]) throws -> Bool {
-        let record: DecisionRecord
-        do { record = try Record.decode(DecisionRecord.self, from: bytes) } catch { throw TierFailure(kind: .invalid, text: "the decision of save \(save): \(error)") }
-        guard record.runKey == run, record.save == save else { throw TierFailure(kind: .invalid, text: "the decision of save \(save) is one of save \(record.save)") }
-        try keep(run, save, bytes)
-        guard case .void = record.decision else { return false }
+        let copy: DecisionCopy
+        do { copy = try Record.decode(DecisionCopy.self, from: bytes) } catch { throw TierFailure(kind: .invalid, text: "the decision of save \(save): \(error)") }
+        guard copy.decision.runKey == run, copy.decision.save == save else { throw TierFailure(kind: .invalid, text: "the decision of save \(save) is one of save \(copy.decision.save)") }
+        try keep(run, save, copy, bytes)
+        guard copy.commit == nil else { return false }
         try removeFiles(run, save)
         return true
     }
 
-    private func keep(_ run: RunKey, _ save: SaveID, _ bytes: [UInt8]) throws {
+    private func keep(_ run: RunKey, _ save: SaveID, _ copy: DecisionCopy, _ bytes: [UInt8]) throws {
         let folder = "\(Names.runFolder(run))/\(Names.decisions)"
         var failure: (any Error)?
         for root in folders.roots {
             do {
                 try folders.makeFolders(root, folder)
-                return try folders.publishExactly(root, folder, "\(save).json", bytes)
+                // An earlier copy stands, though it may be of other ranks: what it lacks of them comes from the other tier.
+                guard case .stood(let other) = try folders.publish(root, folder, "\(save).json", bytes) else { return }
+                guard (try? Record.decode(DecisionCopy.self, from: other))?.decision == copy.decision else {
+                    throw TierFailure.corrupt(root.absolute("\(folder)/\(save).json"), RecordError.inconsistent(reason: "it is no copy of this save's decision"))
+                }
+                return
             } catch { failure = error }                        // the next drive may work
         }
         if let failure { throw failure }
@@ -101,9 +101,9 @@ final class BesideFiles: Sendable {
     /// Committed saves of which something is here, or the whole.
     func summaries(_ run: RunKey, wholeOnly: Bool = false) throws -> [StepSummary] {
         let parts = try parts(run), pins = try pinned(run)
-        let held = try decisions(run).compactMap { save, record -> StepSummary? in
-            guard case .commit(let commit) = record.decision, let here = parts[save] else { return nil }
-            guard !wholeOnly || Set(commit.participants).isSubset(of: here.map(\.rank)) else { return nil }
+        let held = try decisions(run).compactMap { save, copy -> StepSummary? in
+            guard let commit = copy.commit, let here = parts[save] else { return nil }
+            guard !wholeOnly || Set(commit.ranks).isSubset(of: Set(here.map(\.rank)).intersection(copy.rows.map(\.rank))) else { return nil }
             return commit.summary(pinned: pins.contains(save))
         }
         return Lineage.markSuperseded(held.sorted { $0.sequence < $1.sequence })
@@ -133,8 +133,8 @@ final class BesideFiles: Sendable {
     /// The save that a reference means: by its id, else by the commit's sequence.
     func save(of ref: StepRef) throws -> SaveID {
         if let save = ref.save { return save }
-        for (save, record) in try decisions(ref.run) {
-            if case .commit(let commit) = record.decision, commit.sequence == ref.sequence, commit.step == ref.step { return save }
+        for (save, copy) in try decisions(ref.run) {
+            if let commit = copy.commit, commit.sequence == ref.sequence, commit.step == ref.step { return save }
         }
         throw TierFailure(kind: .notHere, text: "no commit of step \(ref.step), sequence \(ref.sequence), is recorded here")
     }
@@ -147,7 +147,7 @@ final class BesideFiles: Sendable {
 
     func removeCopy(_ run: RunKey, _ save: SaveID) throws {
         for root in folders.roots { try folders.unlinkIfPresent(root, "\(Names.runFolder(run))/\(Names.besideDecision(save))") }
-        commits.withLock { $0[run]?[save] = nil }
+        copies.withLock { $0[run]?[save] = nil }
     }
 
     /// Manifests first: what has none is nothing.

@@ -43,8 +43,8 @@ struct BesideRetention {
         let decided = try beside.decisions(run), parts = try beside.parts(run)
         var local: [LocalSave] = []
         for (save, parts) in parts where !protected.contains(save) {
-            if let record = decided[save] {
-                if case .void = record.decision { try beside.removeFiles(run, save) }
+            if let copy = decided[save] {
+                if copy.commit == nil { try beside.removeFiles(run, save) }
                 continue
             }
             let manifests = parts.compactMap { try? folders.read(Manifest.self, $0.root, "\(Names.runFolder(run))/\($0.manifest)").value }

@@ -97,7 +97,8 @@ final class Branching: Sendable {
     private func share(_ source: StepFolders.Step, in folder: String) throws {
         try folders.makeFolders(folders.first, folder)
         let commit = source.commit
-        let names = commit.manifests.flatMap { [Names.data(rank: $0.rank), Names.checksums(rank: $0.rank), $0.name] } + [commit.layoutFile]
+        let rows = try StepRows.all(folders.first, folder: source.folder, commit)
+        let names = rows.flatMap { [Names.data(rank: $0.rank), Names.checksums(rank: $0.rank), $0.name] } + [commit.layoutFile, commit.manifestsFile]
         // By its descriptor, so that nothing unfinished is left in it if another daemon gives it its last name meanwhile.
         let into = try Files.openFolder(folders.first.folder, folder)
         _ = try concurrently(names.count, threads: TierLimits.commitThreads) { [self] index in

@@ -13,7 +13,13 @@ struct Unsound: Error { let reason: String }
 struct CommitCheck: Sendable {
     enum Outcome {
         case missing([Int])
-        case sound(manifests: [ManifestRef], tables: [RankTable], layout: StoredLayout, ranks: [Manifest])
+        case sound(Sound)
+    }
+
+    struct Sound: Sendable {
+        /// Ascending by rank.
+        let parts: [Part]
+        let layout: StoredLayout
     }
 
     let folders: TierFolders
@@ -22,6 +28,8 @@ struct CommitCheck: Sendable {
     let participants: [Int]?
     /// `.saving-SAVEID`, below the root.
     let folder: String
+    /// What was read of it before, and is kept for the next time.
+    let known: KnownParts
 
     private var expected: [Int] { participants ?? Array(0..<worldSize) }
 
@@ -42,49 +50,54 @@ struct CommitCheck: Sendable {
     }
 
     /// One rank's part, read and found sound by itself.
-    private struct Part: Sendable {
-        let ref: ManifestRef, manifest: Manifest, table: RankTable
-        let shared: [SharedObject]
-    }
-    private struct SharedObject: Sendable { let name: String, bytes: Int, crc: UInt32 }
+    struct Part: Sendable {
+        let row: ManifestRow
+        /// Of the manifest's file.
+        let name: String
+        /// The save that the rank made before.
+        let previous: SaveID?
+        /// Rank 0's, which speaks for all.
+        let manifest: Manifest?
+        let table: PlacedTable
+        fileprivate let shared: [SharedObject]
 
-    func check() throws -> Outcome {
-        let (names, missing) = try manifestNames()
-        guard missing.isEmpty else { return .missing(missing) }
+        var memoryBytes: Int { 512 + table.memoryBytes + shared.count * 64 }
+    }
+    fileprivate struct SharedObject: Sendable { let name: String, bytes: Int, crc: UInt32 }
+
+    /// Opened once: the ranks' files are then one name away, also when another daemon renames the folder meanwhile.
+    func opened() throws -> TierRoot {
+        TierRoot(path: folders.first.absolute(folder), folder: try Files.openFolder(folders.first.folder, folder), direct: false)
+    }
+
+    /// `names`: manifests by rank, of which none is missing.
+    func check(_ names: [Int: String]) throws -> Outcome {
         let ranks = expected
         if names.count != ranks.count {
             let others = Set(names.keys).subtracting(ranks).sorted()
             throw Unsound(reason: "ranks \(Self.listed(others)) saved too and do not take part: participants are \(Self.listed(ranks))")
         }
-        // Opened once: the ranks' files are then one name away, also when another daemon renames the folder meanwhile.
         let root: TierRoot
-        do { root = TierRoot(path: folders.first.absolute(folder), folder: try Files.openFolder(folders.first.folder, folder), direct: false) } catch {
-            guard error.isMissing else { throw error }
+        do { root = try opened() } catch let failure as IOFailure {
+            guard failure.isMissing else { throw failure }
             return .missing(ranks)
         }
+        known.setEnough(true)
+        defer { known.setEnough(false) }
         let parts = try concurrently(ranks.count, threads: TierLimits.commitThreads) { index in
-            try part(ranks[index], names[ranks[index]] ?? "", root)
+            let name = names[ranks[index]] ?? ""
+            return try known.part(ranks[index], name) ?? part(ranks[index], name, root)
         }
-        try checkParticipants(parts.map(\.manifest))
-        let tables = parts.map(\.table), layout = StoredLayout(worldSize: worldSize, tables: tables)
+        let layout = StoredLayout(worldSize: worldSize, placed: parts.map(\.table))
         do { try Tiling.check(layout) } catch { throw Unsound(reason: error.description) }
         try checkSharedObjects(parts)
-        return .sound(manifests: parts.map(\.ref), tables: tables, layout: layout, ranks: parts.map(\.manifest))
-    }
-
-    private func checkParticipants(_ manifests: [Manifest]) throws {
-        let ranks = expected
-        for manifest in manifests {
-            let said = manifest.participants ?? Array(0..<worldSize)
-            guard said == ranks else {
-                throw Unsound(reason: "the ranks disagree on who takes part: rank \(manifest.rank) says \(Self.listed(said)), others say \(Self.listed(ranks)); pass equal participants on all of them")
-            }
-        }
+        return .sound(Sound(parts: parts, layout: layout))
     }
 
     private static func listed(_ ranks: [Int]) -> String { TilingError.listed(ranks, atMost: 20) }
 
-    private func part(_ rank: Int, _ name: String, _ root: TierRoot) throws -> Part {
+    /// Reads it, and keeps it for who asks again.
+    func part(_ rank: Int, _ name: String, _ root: TierRoot) throws -> Part {
         let manifest: Manifest, bytes: [UInt8]
         do { (manifest, bytes) = try folders.read(Manifest.self, root, name) } catch {
             if let failure = error as? TierFailure, failure.kind == .corrupt { throw Unsound(reason: "rank \(rank): \(failure.text)") }
@@ -96,6 +109,11 @@ struct CommitCheck: Sendable {
         guard case .manifest(rank, let digest)? = Names.rankFile(name), Record.nameDigest(bytes) == digest else {
             throw Unsound(reason: "rank \(rank): the manifest '\(name)' is not what its name says")
         }
+        // Said by each, compared here: a list of all ranks is not kept for each of them.
+        let said = manifest.participants
+        guard said == participants || (said ?? Array(0..<worldSize)) == expected else {
+            throw Unsound(reason: "the ranks disagree on who takes part: rank \(rank) says \(Self.listed(said ?? Array(0..<worldSize))), others say \(Self.listed(expected)); pass equal participants on all of them")
+        }
         let crc: [UInt8]
         do { crc = try Files.readAll(root.folder, Names.checksums(rank: rank), limit: BlockChecksums.fileBytes(blocks: manifest.blockCount)) } catch {
             guard error.isMissing || error.isTooLarge else { throw error }
@@ -103,8 +121,10 @@ struct CommitCheck: Sendable {
         }
         guard manifest.matches(checksumFile: crc) else { throw Unsound(reason: "rank \(rank): its checksum file is not the one its manifest names") }
         let (table, shared) = try header(manifest, root)
-        let ref = ManifestRef(rank: rank, name: name, digest: Record.digest(bytes) ?? "", fileBytes: manifest.fileBytes, contentDigest: manifest.contentDigest)
-        return Part(ref: ref, manifest: manifest, table: table, shared: shared)
+        let row = ManifestRow(rank: rank, fileBytes: manifest.fileBytes, digest: Record.digest(bytes) ?? "", contentDigest: manifest.contentDigest)
+        let part = Part(row: row, name: name, previous: manifest.previous, manifest: rank == 0 ? manifest : nil, table: known.kinds.place(table), shared: shared)
+        known.keep(part, bytesLimit: TierLimits.aheadBytes)
+        return part
     }
 
     private func header(_ manifest: Manifest, _ root: TierRoot) throws -> (RankTable, [SharedObject]) {
@@ -143,11 +163,11 @@ struct CommitCheck: Sendable {
         for part in parts {
             for object in part.shared {
                 guard let other = seen[object.name] else {
-                    seen[object.name] = (part.manifest.rank, object)
+                    seen[object.name] = (part.row.rank, object)
                     continue
                 }
                 guard other.object.bytes == object.bytes, other.object.crc == object.crc else {
-                    throw Unsound(reason: "object '\(object.name)' is shared, but ranks \(other.rank) and \(part.manifest.rank) gave different bytes; make its scope rank, or give equal ones")
+                    throw Unsound(reason: "object '\(object.name)' is shared, but ranks \(other.rank) and \(part.row.rank) gave different bytes; make its scope rank, or give equal ones")
                 }
             }
         }

@@ -2,14 +2,14 @@
 import CairnIO
 import Synchronization
 
-/// Results in order; of several failures the one of the lowest index is thrown, so that equal folders give equal answers.
-func concurrently<Result: Sendable>(_ count: Int, threads: Int, _ body: @escaping @Sendable (Int) throws -> Result) throws -> [Result] {
+/// `niceness`: of the threads that are started for it. Results in order; of several failures the one of the lowest index is thrown, so that equal folders give equal answers.
+func concurrently<Result: Sendable>(_ count: Int, threads: Int, niceness: Int = 0, _ body: @escaping @Sendable (Int) throws -> Result) throws -> [Result] {
     guard threads > 1, count > threads else { return try (0..<count).map(body) }
     let shared = SharedWork<Result>(count: count)
     var running: [Thread] = []
     for number in 0..<threads - 1 {
         // A thread less is only slower.
-        guard let thread = try? Threads.spawn(name: "tier-many-\(number)", { shared.work(body) }) else { break }
+        guard let thread = try? Threads.spawn(name: "tier-many-\(number)", niceness: niceness, { shared.work(body) }) else { break }
         running.append(thread)
     }
     shared.work(body)

@@ -9,8 +9,8 @@ import CairnModel
 import CairnStore
 
 extension Decisions {
-    func voidSkipped(_ run: RunKey, _ save: SaveID, by ranks: [Manifest]) throws {
-        let previous = ranks.compactMap { manifest in manifest.previous.map { (rank: manifest.rank, save: $0) } }
+    func voidSkipped(_ run: RunKey, _ save: SaveID, by parts: [CommitCheck.Part]) throws {
+        let previous = parts.compactMap { part in part.previous.map { (rank: part.row.rank, save: $0) } }
         guard let earliest = previous.map(\.save).min() else { return }
         for entry in try folders.names(folders.first, Names.runFolder(run)) where entry.isFolder {
             guard let skipped = Names.saving(entry.name), skipped.attempt == save.attempt, skipped > earliest, skipped < save,

@@ -1,11 +1,12 @@
 // Commit or void: one file decides, `attempts/000017/SAVEID.json`, and its first link has the last word.
 //   1  all manifests seen and sound            CommitCheck
-//   2  the layout file into the save's folder, then the record written and synced, linked, its folder synced
+//   2  the layout file and the manifests' rows into the save's folder, synced; then the record written and synced, linked, its folder synced
 //   3  `checkpoint.json` (the same bytes) into the save's folder, both synced
 //   4  that folder renamed to `step-1200.17-41`, the run's folder synced
 //   5  told
 // (1) Each part may be repeated by anyone, in any order of crashes: 3 and 4 follow from the record alone.
 // (2) What is told is what stands there, never what this worker meant to write.
+// (3) What a commit names by digest is on disk before the record is: a power cut leaves no commit without its rows.
 import CairnIO
 import CairnMessages
 import CairnModel
@@ -31,6 +32,7 @@ enum Looked: Sendable {
 
 final class Decisions: Sendable {
     let folders: TierFolders
+    let ahead = ReadAhead()
     private let completing = Mutex(())
     /// Runs of which equal copies were looked for: once is enough.
     private let examined = Mutex<Set<RunKey>>([])
@@ -86,7 +88,7 @@ final class Decisions: Sendable {
         let root = folders.first, runFolder = Names.runFolder(run)
         let from = savingFolder(run, commit.save), to = "\(runFolder)/\(commit.folder)"
         // Nothing is synced for a step that stands: its decision was synced before it got this name, and brings it back if a crash undoes the rename.
-        guard try isUncompleted(run, commit) else { return }
+        guard try Files.statIfPresent(root.folder, to) == nil, try Files.statIfPresent(root.folder, from) != nil else { return }
         // Whoever linked the decision may have died before its sync: the step's last name must not outlive its decision.
         try Files.syncFolder(root.folder, "\(runFolder)/\(Names.attemptFolder(commit.save.attempt))")
         // One thread at a time: a second one's temporary would be renamed along and stay.
@@ -110,76 +112,114 @@ final class Decisions: Sendable {
     /// The names in the folder that has the save's first name, if the commit's files still lie there. A folder of that name which
     /// lacks some was made by a latecomer after the rename, and is no step.
     private func uncompleted(_ run: RunKey, _ commit: Commit) throws -> Set<String>? {
-        let root = folders.first
+        let root = folders.first, folder = savingFolder(run, commit.save)
         guard try Files.statIfPresent(root.folder, "\(Names.runFolder(run))/\(commit.folder)") == nil else { return nil }
-        let names = Set(try folders.names(root, savingFolder(run, commit.save)).map(\.name))
-        return commit.manifests.allSatisfy { names.contains($0.name) } ? names : nil
+        let names = Set(try folders.names(root, folder).map(\.name))
+        guard names.contains(commit.layoutFile), names.contains(commit.manifestsFile) else { return nil }
+        do { return try StepRows.all(root, folder: folder, commit).allSatisfy { names.contains($0.name) } ? names : nil } catch let failure as IOFailure where failure.isMissing {
+            return nil                                         // renamed since it was listed
+        }
+    }
+
+    /// The commits and voids of a run's folder may be many: what is damaged in one is no reason to leave the others.
+    func completeIfSound(_ run: RunKey, _ standing: StandingDecision) throws {
+        do { try complete(run, standing) } catch let failure as TierFailure where failure.kind == .corrupt { return }
+    }
+
+    /// A decision for a node that serves these ranks.
+    func copy(_ run: RunKey, _ standing: StandingDecision, ranks: [Int]) throws -> DecisionCopy {
+        guard case .commit(let commit) = standing.record.decision, !ranks.isEmpty else { return DecisionCopy(standing.record, rows: []) }
+        for folder in ["\(Names.runFolder(run))/\(commit.folder)", savingFolder(run, commit.save)] {
+            do {
+                let rows = try StepRows(folders.first, folder: folder, commit)
+                return DecisionCopy(standing.record, rows: try ranks.sorted().compactMap(rows.row))
+            } catch {
+                // The step may be removed already, or damaged: the decision stands all the same, and is told.
+                guard [.missing, .corrupt].contains(TierFailure(error).kind) else { throw error }
+            }
+        }
+        return DecisionCopy(standing.record, rows: [])
     }
 
     func void(_ run: RunKey, _ save: SaveID, reason: String) throws -> StandingDecision {
-        if let standing = try standing(run, save) {
-            try complete(run, standing)
-            return standing
-        }
-        return try decide(run, save, .void(reason: reason))
+        defer { ahead.drop(run, save) }
+        return try completed(run, save) ?? decide(run, save, .void(reason: reason))
+    }
+
+    /// The decision that stands, after completing it.
+    private func completed(_ run: RunKey, _ save: SaveID) throws -> StandingDecision? {
+        guard let standing = try standing(run, save) else { return nil }
+        try complete(run, standing)
+        ahead.drop(run, save)
+        return standing
     }
 
     /// Without `lists`: one open of the decision's name, whatever the world's size.
     func look(_ run: RunKey, _ save: SaveID, worldSize: Int, participants: [Int]?, lists: Bool) throws -> Looked {
-        if let standing = try standing(run, save) {
-            try complete(run, standing)
-            return .decided(standing)
-        }
+        if let standing = try completed(run, save) { return .decided(standing) }
         guard lists else { return .undecided(missing: nil) }
-        let check = CommitCheck(folders: folders, run: run, save: save, worldSize: worldSize, participants: participants, folder: savingFolder(run, save))
-        let missing = try check.manifestNames().missing
-        // Decided and renamed between the two looks.
-        if !missing.isEmpty, let standing = try standing(run, save) {
-            try complete(run, standing)
-            return .decided(standing)
-        }
-        return .undecided(missing: missing)
+        return try listed(check(run, save, worldSize, participants)).looked
+    }
+
+    func check(_ run: RunKey, _ save: SaveID, _ worldSize: Int, _ participants: [Int]?) -> CommitCheck {
+        CommitCheck(folders: folders, run: run, save: save, worldSize: worldSize, participants: participants, folder: savingFolder(run, save),
+                    known: ahead.parts(run, save, worldSize, participants))
+    }
+
+    /// Which manifests are there; where some are not, the save may have been decided and renamed between the two looks.
+    private func listed(_ check: CommitCheck) throws -> (looked: Looked, names: [Int: String]) {
+        let (names, missing) = try check.manifestNames()
+        if !missing.isEmpty, let standing = try completed(check.run, check.save) { return (.decided(standing), names) }
+        return (.undecided(missing: missing), names)
     }
 
     func decide(_ run: RunKey, _ save: SaveID, worldSize: Int, participants: [Int]?, parent: CommitSequence?) throws -> Looked {
-        let looked = try look(run, save, worldSize: worldSize, participants: participants, lists: true)
+        if let standing = try completed(run, save) { return .decided(standing) }
+        let check = check(run, save, worldSize, participants)
+        let (looked, names) = try listed(check)
         guard case .undecided(let missing) = looked, missing?.isEmpty == true else { return looked }
-        let folder = savingFolder(run, save)
-        let check = CommitCheck(folders: folders, run: run, save: save, worldSize: worldSize, participants: participants, folder: folder)
         do {
-            switch try check.check() {
+            switch try check.check(names) {
             case .missing(let missing): return .undecided(missing: missing)
-            case .sound(let manifests, let tables, let stored, let ranks):
-                let first = ranks[0]                           // rank 0 takes part in every save
-                let layout = LayoutFile.encode(stored)
-                let layoutName = Names.layout(digest: Record.nameDigest(layout))
-                try folders.publishExactly(folders.first, folder, layoutName, layout, limit: StoreLimits.layoutFileBytes)
-                let sequence = CommitSequence(attempt: save.attempt, count: first.count ?? 0)
-                let commit = Commit(sequence: sequence, parent: (first.parent ?? parent).flatMap { $0 < sequence ? $0 : nil }, step: save.step, save: save,
-                                    worldSize: worldSize, manifests: manifests, layoutFile: layoutName, metadata: first.metadata ?? [:], savedAt: first.savedAt)
-                let standing = try decide(run, save, .commit(commit))
+            case .sound(let sound):
+                let standing = try decide(run, save, .commit(try commit(check, sound, parent)))
+                ahead.drop(run, save)
                 if case .commit(let commit) = standing.record.decision {
                     // A save that this misses ends by its timeout, or with the attempt.
-                    try? voidSkipped(run, save, by: ranks)
-                    pointOutEqualCopies(run, commit, tables)
+                    try? voidSkipped(run, save, by: sound.parts)
+                    pointOutEqualCopies(run, commit, sound.parts)
                 }
                 return .decided(standing)
             }
         } catch {
-            if let unsound = error as? Unsound { return .decided(try decide(run, save, .void(reason: unsound.reason))) }
-            // The folder may have been renamed by another daemon's commit while it was read here.
-            if let standing = try standing(run, save) {
-                try complete(run, standing)
-                return .decided(standing)
+            if let unsound = error as? Unsound {
+                ahead.drop(run, save)
+                return .decided(try decide(run, save, .void(reason: unsound.reason)))
             }
+            // The folder may have been renamed by another daemon's commit while it was read here.
+            if let standing = try completed(run, save) { return .decided(standing) }
             throw error
         }
     }
 
-    private func pointOutEqualCopies(_ run: RunKey, _ commit: Commit, _ tables: [RankTable]) {
+    /// The commit of what was found sound; what it names by digest is on disk and synced with it.
+    private func commit(_ check: CommitCheck, _ sound: CommitCheck.Sound, _ parent: CommitSequence?) throws -> Commit {
+        let save = check.save, rows = sound.parts.map(\.row)
+        guard let first = sound.parts.first?.manifest else { throw Unsound(reason: "rank 0 does not take part") }
+        let layout = LayoutFile.encode(sound.layout), layoutName = Names.layout(digest: Record.nameDigest(layout))
+        try folders.publishExactly(folders.first, check.folder, layoutName, layout, limit: StoreLimits.layoutFileBytes)
+        let manifests = ManifestRows.encode(rows), sequence = CommitSequence(attempt: save.attempt, count: first.count ?? 0)
+        let commit = Commit(sequence: sequence, parent: (first.parent ?? parent).flatMap { $0 < sequence ? $0 : nil }, step: save.step, save: save,
+                            worldSize: check.worldSize, rows: rows, manifestsDigest: manifests.digest, layoutFile: layoutName, metadata: first.metadata ?? [:],
+                            savedAt: first.savedAt)
+        try folders.publishExactly(folders.first, check.folder, commit.manifestsFile, manifests.bytes, limit: StoreLimits.manifestRowsBytes)
+        return commit
+    }
+
+    private func pointOutEqualCopies(_ run: RunKey, _ commit: Commit, _ parts: [CommitCheck.Part]) {
         guard examined.withLock({ $0.insert(run).inserted }) else { return }
         // It may be gone by now, and it is only a hint.
-        if let note = try? EqualCopies(folders: folders, folder: "\(Names.runFolder(run))/\(commit.folder)").note(tables) {
+        if let note = try? EqualCopies(folders: folders, folder: "\(Names.runFolder(run))/\(commit.folder)").note(parts.prefix(2).map(\.table.table)) {
             StandardStreams.write(to: 2, "cairnd tier worker: run \(run): \(note)\n")
         }
     }
@@ -188,7 +228,7 @@ final class Decisions: Sendable {
     func completeAll(_ run: RunKey) throws {
         for entry in try folders.names(folders.first, Names.runFolder(run)) where entry.isFolder {
             guard let save = Names.saving(entry.name), let standing = try readable(run, save) else { continue }
-            try complete(run, standing)
+            try completeIfSound(run, standing)
         }
     }
 }

@@ -99,7 +99,7 @@ final class Housekeeping: Sendable {
         guard let name = path.split(separator: "/").last.map(String.init), Names.isTemporary(name, ofNode: folders.node), !name.contains(".\(folders.maker).") else { return }
         do {
             let status = try Files.stat(root.folder, path)
-            if name.contains(".json.") || name.contains(".crc.") || name.contains(".probe.") {
+            if name.contains(".json.") || name.contains(".bin.") || name.contains(".crc.") || name.contains(".probe.") {
                 guard Clock.utcSeconds() - status.modifiedSeconds > TierLimits.temporarySeconds else { return }
             } else {
                 guard try Files.tryLock(try Files.open(root.folder, path, flags: .read)) else { return }
@@ -129,8 +129,8 @@ final class Housekeeping: Sendable {
         let decided = try beside.decisions(run)
         var found: [FoundRankSave] = [], tokens: [Int: String?] = [:]
         for (save, parts) in try beside.parts(run).sorted(by: { $0.key < $1.key }) where step == nil || save.step == step {
-            let decision: DecisionOutcome? = decided[save].map { record in
-                switch record.decision {
+            let decision: DecisionOutcome? = decided[save].map { copy in
+                switch copy.decision.decision {
                 case .commit(let commit): .committed(sequence: commit.sequence)
                 case .void(let reason): .void(reason: reason)
                 }
@@ -213,12 +213,29 @@ final class Housekeeping: Sendable {
         let folder = Names.runFolder(run)
         for entry in try folders.names(folders.first, folder) where entry.isFolder {
             if let save = Names.saving(entry.name), let standing = try decisions.readable(run, save) {
-                // A commit that is being completed at this moment still has this name, and keeps its files.
-                if case .commit(let commit) = standing.record.decision, try decisions.isUncompleted(run, commit) { continue }
+                // A commit that is being completed at this moment still has this name, and keeps its files; so does one that cannot be.
+                if case .commit(let commit) = standing.record.decision, try mayBeCompleted(run, commit) { continue }
                 try steps.remove(run, "\(folder)/\(entry.name)")
             } else if let seconds = Names.goneSeconds(entry.name), Clock.utcSeconds() - seconds > TierLimits.goneSeconds {
-                try Files.removeTree(folders.first.folder, "\(folder)/\(entry.name)")
+                try removeBelow("\(folder)/\(entry.name)")
             }
         }
+    }
+
+    private func mayBeCompleted(_ run: RunKey, _ commit: Commit) throws -> Bool {
+        do { return try decisions.isUncompleted(run, commit) } catch let failure as TierFailure where failure.kind == .corrupt { return true }
+    }
+
+    /// A step of thousands of ranks is thousands of files, each a round trip to the filesystem.
+    private func removeBelow(_ path: String) throws {
+        let root = folders.first
+        let below: TierRoot
+        do { below = TierRoot(path: root.absolute(path), folder: try Files.openFolder(root.folder, path), direct: false) } catch {
+            guard error.isMissing else { throw error }
+            return                                              // another daemon was quicker
+        }
+        let files = try folders.names(below, "").filter { !$0.isFolder }
+        _ = try concurrently(files.count, threads: TierLimits.removeThreads) { [folders] in try folders.unlinkIfPresent(below, files[$0].name) }
+        try Files.removeTree(root.folder, path)
     }
 }

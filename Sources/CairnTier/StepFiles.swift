@@ -1,5 +1,5 @@
 // One step as it is read: its index by name, and each rank's file with its checksums, opened when first needed.
-// The chain of proof: the commit names a manifest by digest, the manifest the `.crc` file, that one every block.
+// The chain of proof: the commit names the manifests' rows by digest, a row its manifest, the manifest the `.crc` file, that one every block.
 import CairnIO
 import CairnMessages
 import CairnModel
@@ -19,7 +19,7 @@ struct RankFile: Sendable {
     struct Place: Sendable {
         let root: TierRoot
         let data: String, checksums: String, manifest: String
-        /// The manifest's digest in the commit; nil where no commit is needed.
+        /// The manifest's digest in its row; nil where no commit is needed.
         let digest: String?
         /// What the manifest must say that it is of: the run and save, or those of a branch's origin.
         let run: RunKey, save: SaveID
@@ -52,19 +52,20 @@ struct RankFile: Sendable {
 
 final class StepFiles: Sendable {
     let catalog: StepCatalog
-    let places: [Int: RankFile.Place]
+    /// Where a rank's file is; nil: not on this tier.
+    private let place: @Sendable (Int) throws -> RankFile.Place?
     private let folders: TierFolders
     private let opened = Mutex<[Int: RankFile]>([:])
 
-    init(_ catalog: StepCatalog, places: [Int: RankFile.Place], folders: TierFolders) {
+    init(_ catalog: StepCatalog, folders: TierFolders, place: @escaping @Sendable (Int) throws -> RankFile.Place?) {
         self.catalog = catalog
-        self.places = places
         self.folders = folders
+        self.place = place
     }
 
     func file(_ rank: Int) throws -> RankFile {
         if let file = opened.withLock({ $0[rank] }) { return file }
-        guard let place = places[rank] else { throw TierFailure(kind: .notHere, text: "rank \(rank)'s file is not on this tier") }
+        guard let place = try place(rank) else { throw TierFailure(kind: .notHere, text: "rank \(rank)'s file is not on this tier") }
         let file: RankFile
         do { file = try RankFile(rank: rank, place, folders: folders) } catch let failure as IOFailure where failure.isMissing {
             throw TierFailure(kind: .notHere, text: "\(failure)", path: place.root.absolute(place.data))

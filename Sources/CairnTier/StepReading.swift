@@ -54,31 +54,31 @@ final class StepReading: Sendable {
         do {
             layout = try LayoutFile.decode(bytes)
             guard Names.layout(digest: Record.nameDigest(bytes)) == commit.layoutFile, layout.worldSize == commit.worldSize,
-                  layout.ranks == commit.participants else { throw RecordError.inconsistent(reason: "it is not the layout that the commit names") }
+                  layout.ranks == commit.ranks else { throw RecordError.inconsistent(reason: "it is not the layout that the commit names") }
         } catch { throw TierFailure.corrupt(root.absolute(path), error) }
-        var places: [Int: RankFile.Place] = [:]
-        let written = commit.written(in: ref.run)
-        for manifest in commit.manifests {
-            places[manifest.rank] = RankFile.Place(root: root, data: "\(step.folder)/\(Names.data(rank: manifest.rank))",
-                                                   checksums: "\(step.folder)/\(Names.checksums(rank: manifest.rank))",
-                                                   manifest: "\(step.folder)/\(manifest.name)", digest: manifest.digest,
-                                                   run: written.run, save: written.save)
-        }
         let catalog = StepCatalog(step: commit.step, sequence: commit.sequence, save: commit.save, metadata: commit.metadata, layout: layout)
-        return StepFiles(catalog, places: places, folders: folders)
+        let rows = try StepRows(root, folder: step.folder, commit), written = commit.written(in: ref.run)
+        return StepFiles(catalog, folders: folders) { rank in
+            guard let row = try rows.row(of: rank) else { return nil }
+            return RankFile.Place(root: root, data: "\(step.folder)/\(Names.data(rank: rank))", checksums: "\(step.folder)/\(Names.checksums(rank: rank))",
+                                  manifest: "\(step.folder)/\(row.name)", digest: row.digest, run: written.run, save: written.save)
+        }
     }
 
     /// Only the ranks that are here, each by its own header.
     private func besideGlobal(_ ref: StepRef, undecided: Bool) throws -> StepFiles {
         let save = try beside.save(of: ref)
-        let commit = try beside.commit(ref.run, save)
+        let copy = try beside.decisions(ref.run)[save], commit = copy?.commit
         guard undecided || commit != nil else { throw TierFailure(kind: .notHere, text: "save \(save) is not known to be committed") }
         guard let parts = try beside.parts(ref.run)[save] else { throw TierFailure(kind: .notHere, text: "save \(save) is not on this tier") }
         var places: [Int: RankFile.Place] = [:], tables: [RankTable] = [], metadata: [String: String] = commit?.metadata ?? [:], worldSize = commit?.worldSize ?? 0
         for part in parts.sorted(by: { $0.rank < $1.rank }) {
-            let expected = commit?.manifests.first { $0.rank == part.rank }
+            let expected = copy?.row(of: part.rank)
             // No commit lists copies: their own records say that they are of this save.
-            if commit != nil && expected == nil && !Copies.isCopies(part.rank) { continue }
+            if let commit, expected == nil, !Copies.isCopies(part.rank) {
+                guard commit.row(of: part.rank) == nil else { throw TierFailure(kind: .notHere, text: "what proves rank \(part.rank)'s part of save \(save) is not on this tier") }
+                continue
+            }
             let place = beside.place(ref.run, save, part, digest: expected?.digest)
             let (manifest, _) = try folders.read(Manifest.self, part.root, place.manifest)
             guard manifest.runKey == ref.run, manifest.save == save, manifest.rank == part.rank, worldSize == 0 || manifest.worldSize == worldSize else {
@@ -99,7 +99,8 @@ final class StepReading: Sendable {
         let own = tables.filter { !Copies.isCopies($0.rank) }
         if commit == nil, own.count == worldSize { try Tiling.check(tables: own) }
         let index = StepIndex(step: save.step, sequence: commit?.sequence ?? ref.sequence, save: save, worldSize: worldSize, metadata: metadata, ranks: tables)
-        return StepFiles(StepCatalog(index), places: places, folders: folders)
+        let here = places
+        return StepFiles(StepCatalog(index), folders: folders) { here[$0] }
     }
 
     // MARK: one rank's file, for reading back

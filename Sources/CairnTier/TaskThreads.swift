@@ -5,10 +5,10 @@ final class TaskThreads: Sendable {
     private let queue = WorkQueue<@Sendable () -> Void>(capacity: TierLimits.queuedTasks)
     private let threads: [Thread]
 
-    init(name: String, count: Int) throws {
+    init(name: String, count: Int, niceness: Int = 0) throws {
         var threads: [Thread] = []
         for index in 0..<count {
-            threads.append(try Threads.spawn(name: "\(name)-\(index)") { [queue] in
+            threads.append(try Threads.spawn(name: "\(name)-\(index)", niceness: niceness) { [queue] in
                 while let task = queue.pop() { task() }
             })
         }

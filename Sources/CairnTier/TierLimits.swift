@@ -39,6 +39,17 @@ enum TierLimits {
     static let pieceBytes = 1 << 20
     /// Threads that read the ranks' records of one commit: each waits for the filesystem's answers, not for a core.
     static let commitThreads = 8
+    /// Of saves that lack ranks what is there is read ahead, for so long each time that the save is asked about, which is every 2 s at most.
+    static let aheadMilliseconds = 2_000
+    /// Saves of which what was read is kept, and how many bytes of each: 8,192 ranks of 400 tensors take 60 MiB, and a commit needs all at once anyway.
+    static let aheadSaves = 2
+    static let aheadBytes = 128 << 20
+    /// Threads that read ahead, one save each.
+    static let aheadThreads = 1
+    /// Training goes first: the same parts are read in time by the commit, if nothing is idle before.
+    static let aheadNiceness = 10
+    /// Threads that delete what is below a folder that was renamed away long ago.
+    static let removeThreads = 8
     /// A rank file's first read when only its header is wanted: layouts of a hundred tensors fit.
     static let headerGuessBytes = 16 << 10
     /// Lists of `have-NODE.json`, and records of `settled-K-NODE.json`, that are kept: those of the attempt that begins now, one for each node.

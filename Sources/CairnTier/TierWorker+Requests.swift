@@ -60,15 +60,18 @@ extension TierWorker {
                 return .leftovers(id: id, serving: serving, found)
             }
 
-        case .decide(let id, let run, let save, let worldSize, let participants, let parent):
-            answer(id, on: records) { [decisions] in
-                Self.reply(id, try decisions.decide(run, save, worldSize: worldSize, participants: participants, parent: parent))
+        case .decide(let id, let run, let save, let worldSize, let participants, let parent, let ranks):
+            answer(id, on: records) { [self] in
+                let looked = try decisions.decide(run, save, worldSize: worldSize, participants: participants, parent: parent)
+                // On a thread of its own, after the answer: who asks will ask again, and then less is left to be read.
+                if case .undecided = looked { aheads.run { [decisions] in ReadAhead.read(decisions.check(run, save, worldSize, participants)) } }
+                return try reply(id, run, looked, ranks)
             }
-        case .void(let id, let run, let save, let reason):
-            answer(id, on: records) { [decisions] in Self.reply(id, .decided(try decisions.void(run, save, reason: reason))) }
-        case .look(let id, let run, let save, let worldSize, let participants, let lists):
-            answer(id, on: records) { [decisions] in
-                Self.reply(id, try decisions.look(run, save, worldSize: worldSize, participants: participants, lists: lists))
+        case .void(let id, let run, let save, let reason, let ranks):
+            answer(id, on: records) { [self] in try reply(id, run, .decided(try decisions.void(run, save, reason: reason)), ranks) }
+        case .look(let id, let run, let save, let worldSize, let participants, let lists, let ranks):
+            answer(id, on: records) { [self] in
+                try reply(id, run, try decisions.look(run, save, worldSize: worldSize, participants: participants, lists: lists), ranks)
             }
         case .recordDecision(let id, let run, let save):
             let payload = frame.payload
@@ -172,9 +175,9 @@ extension TierWorker {
 
     private struct BufferRead: Sendable { let failure: PositionedFailure? }
 
-    private static func reply(_ id: Int, _ looked: Looked) -> (TierReply, [UInt8]) {
+    private func reply(_ id: Int, _ run: RunKey, _ looked: Looked, _ ranks: [Int]) throws -> (TierReply, [UInt8]) {
         switch looked {
-        case .decided(let standing): (.decision(id: id, standing.outcome), standing.bytes)
+        case .decided(let standing): (.decision(id: id, standing.outcome), Record.encode(try decisions.copy(run, standing, ranks: ranks)))
         case .undecided(let missing): (.missing(id: id, ranks: missing), [])
         }
     }

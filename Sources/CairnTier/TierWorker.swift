@@ -5,6 +5,7 @@
 //   receiving       the channel's reading end; hands writes to the data engine, everything else to the threads below
 //   data engine     the ring, or its pread/pwrite threads; the bytes of chunks in flight
 //   files, records  one request at a time each
+//   ahead           reads of saves that lack ranks, behind their answers
 //   read back, loads, verify   wait for reads and for slots of the read buffer
 //   presence        errors that may mean that the filesystem is gone
 import CairnIO
@@ -62,7 +63,7 @@ final class TierWorker: Sendable {
     let branching: Branching
     let reading: StepReading
     let housekeeping: Housekeeping
-    let files: TaskThreads, records: TaskThreads, readBacks: TaskThreads, loads: TaskThreads, verifies: TaskThreads
+    let files: TaskThreads, records: TaskThreads, readBacks: TaskThreads, loads: TaskThreads, verifies: TaskThreads, aheads: TaskThreads
 
     init(_ start: TierStart, _ descriptors: [Descriptor], _ channel: BlockingFrameChannel, _ replies: Replies) throws {
         self.replies = replies
@@ -92,6 +93,7 @@ final class TierWorker: Sendable {
         loads = try TaskThreads(name: "tier-load", count: TierLimits.loadThreads)
         verifies = try TaskThreads(name: "tier-verify", count: TierLimits.verifyThreads)
         try replies.lookFor(folders)
+        aheads = try TaskThreads(name: "tier-ahead", count: TierLimits.aheadThreads, niceness: TierLimits.aheadNiceness)
         replies.send(.ready(ring: ring, direct: folders.roots.allSatisfy(\.direct), notes: notes))
         if start.isRestart { records.run { [housekeeping] in try? housekeeping.sweepAll() } }
     }
@@ -108,7 +110,7 @@ final class TierWorker: Sendable {
 
     func stop() {
         slots.close()
-        let pools = [files, records, readBacks, loads, verifies]
+        let pools = [files, records, readBacks, loads, verifies, aheads]
         for pool in pools { pool.close() }
         let deadline = Clock.monotonicNanoseconds() + TierLimits.stopMilliseconds * 1_000_000
         for pool in pools { _ = pool.finish(deadline: deadline) }

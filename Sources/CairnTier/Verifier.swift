@@ -9,7 +9,7 @@ struct Verifier {
     let replies: Replies
 
     func verify(id: Int, _ step: StepFiles) throws {
-        let tables = step.catalog.layout.files.filter { step.places[$0.rank] != nil }
+        let tables = step.catalog.layout.files
         let total = tables.reduce(0) { $0 + $1.fileBytes }
         let map = try MemoryMap(anonymous: TierLimits.verifySlots * Sizes.chunkBytes)
         let reader = BlockReader(engine: engine, map: map, slots: BufferSlots(count: TierLimits.verifySlots))

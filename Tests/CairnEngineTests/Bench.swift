@@ -167,9 +167,9 @@ final class Bench {
     func takeDecisionRequest(_ save: SaveID) -> (id: Int, kind: String)? {
         takeTier(engine.committing) { request -> (Int, String)? in
             switch request {
-            case .decide(let id, _, save, _, _, _): return (id, "decide")
-            case .void(let id, _, save, _): return (id, "void")
-            case .look(let id, _, save, _, _, let lists): return (id, lists ? "list" : "look")
+            case .decide(let id, _, save, _, _, _, _): return (id, "decide")
+            case .void(let id, _, save, _, _): return (id, "void")
+            case .look(let id, _, save, _, _, let lists, _): return (id, lists ? "list" : "look")
             default: return nil
             }
         }

@@ -85,7 +85,7 @@ final class Daemon {
         case .tier(let tier, let request):
             guard let worker = workers[tier] else { return world.fail("I10: \(request) is sent to the \(tier) worker, which is down") }
             if let (id, save) = request.subject { subjects[id] = save }
-            if case .void(_, _, let save, let reason) = request, finishable.contains(save), reason.contains("attempt ended") {
+            if case .void(_, _, let save, let reason, _) = request, finishable.contains(save), reason.contains("attempt ended") {
                 world.fail("I1: \(save) of an older attempt is voided (\(reason)) though nothing of it is missing")
             }
             worker.handle(request)
@@ -151,7 +151,7 @@ extension TierRequest {
     var subject: (Int, SaveID)? {
         switch self {
         case .create(let id, _, let key, _, _), .readBack(let id, let key, _, _, _): (id, key.save)
-        case .decide(let id, _, let save, _, _, _), .void(let id, _, let save, _), .look(let id, _, let save, _, _, _): (id, save)
+        case .decide(let id, _, let save, _, _, _, _), .void(let id, _, let save, _, _), .look(let id, _, let save, _, _, _, _): (id, save)
         default: nil
         }
     }

@@ -123,9 +123,9 @@ final class TierModel {
         case .claimAttempt(let id, _, let number, let token, let worldSize): claimAttempt(id, number, token, worldSize)
         case .have(let id, _, let attempt, let list): have(id, attempt, list)
         case .leftovers(let id, _, let attempt): leftovers(id, attempt)
-        case .decide(let id, _, let save, let worldSize, let participants, let parent): decide(id, save, worldSize, participants, parent)
-        case .void(let id, _, let save, let reason): void(id, save, reason)
-        case .look(let id, _, let save, let worldSize, let participants, let lists): look(id, save, participants ?? Array(0..<worldSize), lists: lists)
+        case .decide(let id, _, let save, let worldSize, let participants, let parent, _): decide(id, save, worldSize, participants, parent)
+        case .void(let id, _, let save, let reason, _): void(id, save, reason)
+        case .look(let id, _, let save, let worldSize, let participants, let lists, _): look(id, save, participants ?? Array(0..<worldSize), lists: lists)
         case .choose(let id, _, let attempt, let restore, let step, let candidate):
             choose(id, RestoreName(attempt: attempt, restore: restore), step, candidate)
         case .readChoice(let id, _, let attempt, let restore): readChoice(id, RestoreName(attempt: attempt, restore: restore))

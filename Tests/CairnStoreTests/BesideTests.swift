@@ -24,7 +24,7 @@ private struct Pair {
             if localRanks?.contains(rank) ?? true { try local.put(part, count: count) }
             try global.put(part, count: count)
         }
-        let (_, record) = try global.decide(id, worldSize: worldSize)
+        let (_, record) = try global.decide(id, worldSize: worldSize, ranks: localRanks ?? Array(0..<worldSize))
         _ = try local.ask(payload: record) { .recordDecision(id: $0, run: testRun, save: id) }
     }
 

@@ -68,13 +68,14 @@ func manifest(rank: Int = 0, worldSize: Int = 2, count: Int? = nil) -> Manifest 
              metadata: rank == 0 ? ["note": "a/b \"c\""] : nil, savedAt: "2026-01-02T03:04:05Z", node: "node-1")
 }
 
-func commit(sequence: CommitSequence = CommitSequence(attempt: 17, count: 41), worldSize: Int = 2) -> Commit {
-    let manifests = (0..<worldSize).map { rank -> ManifestRef in
-        let record = Record.encode(manifest(rank: rank, worldSize: worldSize))
-        return ManifestRef(rank: rank, name: Names.manifest(rank: rank, digest: Record.nameDigest(record)),
-                           digest: Record.digest(record) ?? "", fileBytes: 300_000, contentDigest: manifest(rank: rank).contentDigest)
-    }
+func manifestRow(rank: Int, worldSize: Int = 2) -> ManifestRow {
+    let manifest = manifest(rank: rank, worldSize: worldSize)
+    return ManifestRow(rank: rank, fileBytes: 300_000, digest: Record.digest(Record.encode(manifest)) ?? "", contentDigest: manifest.contentDigest)
+}
+
+func commit(sequence: CommitSequence = CommitSequence(attempt: 17, count: 41), worldSize: Int = 2, ranks: [Int]? = nil) -> Commit {
+    let rows = (ranks ?? Array(0..<worldSize)).map { manifestRow(rank: $0, worldSize: worldSize) }
     return Commit(sequence: sequence, parent: CommitSequence(attempt: 16, count: 9), step: 1200, save: save(), worldSize: worldSize,
-                  manifests: manifests, layoutFile: Names.layout(digest: String(repeating: "b", count: 32)), metadata: [:],
-                  savedAt: "2026-01-02T03:04:05Z")
+                  rows: rows, manifestsDigest: ManifestRows.encode(rows).digest, layoutFile: Names.layout(digest: String(repeating: "b", count: 32)),
+                  metadata: [:], savedAt: "2026-01-02T03:04:05Z")
 }

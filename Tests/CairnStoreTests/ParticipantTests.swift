@@ -18,9 +18,9 @@ private func reason(_ reply: TierReply) -> String? {
     #expect(ranks == [2])
     let other = try smallPart(id, rank: 2, worldSize: 4, participants: [0, 2])
     try tier.put(other)
-    let (reply, record) = try tier.decide(id, worldSize: 4, participants: [0, 2])
-    guard case .decision(_, .committed) = reply, case .commit(let commit) = try Record.decode(DecisionRecord.self, from: record).decision else { Issue.record("\(reply)"); return }
-    #expect(commit.participants == [0, 2] && commit.worldSize == 4)
+    let (reply, record) = try tier.decide(id, worldSize: 4, participants: [0, 2], ranks: [2, 3])
+    guard case .decision(_, .committed) = reply, case let copy = try Record.decode(DecisionCopy.self, from: record), let commit = copy.commit else { Issue.record("\(reply)"); return }
+    #expect(commit.participants == [0, 2] && commit.worldSize == 4 && copy.rows.map(\.rank) == [2])
     let ref = StepRef(run: testRun, step: 10, sequence: commit.sequence, save: id)
     #expect(try tier.load(ref, [Box(name: "w", rank: 2)]) == [other.bytes(of: "w")])
     #expect(failureKind { _ = try tier.load(ref, [Box(name: "w", rank: 1)]) } == .notHere)

@@ -74,12 +74,13 @@ import Testing
 }
 
 @Test(arguments: [
-    ("\"participants\":[0,1]", "\"participants\":[1,0]"), ("\"sequence\":\"17-41\"", "\"sequence\":\"18-41\""),
-    ("\"parent\":\"16-9\"", "\"parent\":\"17-41\""), ("\"bytes\":600000", "\"bytes\":600001"), ("\"worldSize\":2", "\"worldSize\":1"),
-    ("rank-00001-", "rank-00002-"), ("layout-b", "layout-x"), ("\"verdict\":\"commit\"", "\"verdict\":\"void\""),
+    ("\"participants\":[0,2]", "\"participants\":[2,0]"), ("\"participants\":[0,2]", "\"participants\":[1,2]"), ("\"participants\":[0,2]", "\"participants\":[0,3]"),
+    ("\"participants\":[0,2]", "\"participants\":[0,1,2]"), ("\"participants\":[0,2]", "\"participants\":[]"), ("\"sequence\":\"17-41\"", "\"sequence\":\"18-41\""),
+    ("\"parent\":\"16-9\"", "\"parent\":\"17-41\""), ("\"bytes\":600000", "\"bytes\":-1"), ("\"bytes\":600000", "\"bytes\":60000000000000000"), ("\"worldSize\":3", "\"worldSize\":2"),
+    ("\"manifestsDigest\":\"", "\"manifestsDigest\":\"x"), ("layout-b", "layout-x"), ("\"verdict\":\"commit\"", "\"verdict\":\"void\""),
     ("\"step\":1200", "\"step\":1300"),
 ]) func commitThatContradictsItselfIsRefused(text: String, replacement: String) throws {
-    let record = Record.encode(DecisionRecord(run: testRun, save: save(), .commit(commit())))
+    let record = Record.encode(DecisionRecord(run: testRun, save: save(), .commit(commit(worldSize: 3, ranks: [0, 2]))))
     let json = String(decoding: try Record.open(record), as: UTF8.self)
     try #require(json.contains(text))
     let lying = Record.seal(Array(json.replacing(text, with: replacement, maxReplacements: 1).utf8))
@@ -167,6 +168,7 @@ import Testing
     #expect(Names.besideFile(Names.besideData(save(), rank: 3))?.save == save())
     #expect(Names.isBesidePin(Names.besidePin(save())) == save())
     #expect(Names.layoutDigest(Names.layout(digest: digest)) == digest)
+    #expect(commit().manifestsFile == "manifests-\(commit().manifestsDigest.prefix(32)).bin")
     #expect(Names.decidedSave("17-1200-1.json") == save())
     #expect(Names.restoreNumber("restore-3.json") == 3)
     #expect(Names.haveNode(Names.have(node: "gpu-7")) == "gpu-7")

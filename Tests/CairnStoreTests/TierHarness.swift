@@ -135,8 +135,8 @@ final class TierHarness {
         }
     }
 
-    func decide(_ save: SaveID, worldSize: Int = 1, participants: [Int]? = nil, parent: CommitSequence? = nil) throws -> (TierReply, [UInt8]) {
-        try ask { .decide(id: $0, run: testRun, save: save, worldSize: worldSize, participants: participants, parent: parent) }
+    func decide(_ save: SaveID, worldSize: Int = 1, participants: [Int]? = nil, parent: CommitSequence? = nil, ranks: [Int] = []) throws -> (TierReply, [UInt8]) {
+        try ask { .decide(id: $0, run: testRun, save: save, worldSize: worldSize, participants: participants, parent: parent, ranks: ranks) }
     }
 
     func look(_ save: SaveID, worldSize: Int = 1, participants: [Int]? = nil, lists: Bool = true) throws -> TierReply {

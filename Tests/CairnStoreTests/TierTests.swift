@@ -16,14 +16,14 @@ import Testing
     let (reply, record) = try tier.decide(id)
     guard case .decision(_, .committed(let sequence)) = reply else { Issue.record("\(reply)"); return }
     #expect(sequence == CommitSequence(attempt: 1, count: 1))
-    #expect(try Record.decode(DecisionRecord.self, from: record).save == id)
+    #expect(try Record.decode(DecisionCopy.self, from: record).decision.save == id)
     let steps = try tier.steps()
     #expect(steps.map(\.step) == [100] && steps[0].bytes == file.bytes.count)
 
     let run = "1000/llama", step = "\(run)/step-100.1-1"
     #expect(Set(try folder.names(run)) == ["attempts", "step-100.1-1"], "no temporary is left")
     let names = try folder.names(step)
-    #expect(names.count == 5 && names.contains("checkpoint.json") && names.contains("rank-00000.safetensors") && names.contains("rank-00000.crc"))
+    #expect(names.count == 6 && names.contains("checkpoint.json") && names.contains("rank-00000.safetensors") && names.contains("rank-00000.crc"))
     #expect(try Files.readAll(folder.root, "\(step)/rank-00000.safetensors", limit: 1 << 30) == file.bytes)
 
     let ref = tier.ref(file, count: 1)
@@ -191,7 +191,7 @@ import Testing
         _ = try global.ask { .write([ChunkWrite(id: $0, file: 5, chunk: chunk, bytes: bytes, source: .peer(instance: "L", slot: slot))]) }
     }
     try global.publish(file, number: 5)
-    let (reply, record) = try global.decide(id)
+    let (reply, record) = try global.decide(id, ranks: [0])
     guard case .decision(_, .committed) = reply else { Issue.record("\(reply)"); return }
     _ = try local.ask(payload: record) { .recordDecision(id: $0, run: testRun, save: id) }
     #expect(try local.steps().map(\.save) == [id])
