@@ -10,10 +10,13 @@ final class Phases {
     let world: World, folder: String, memory: Memory
     /// Nodes that load: the cost is the same on each, and a load takes long in a large world.
     let loading: Set<Int>
+    /// Rank 0's daemon asks for the decision each time that so many nodes have published: with as many as there are nodes, only at the end.
+    let asking: Int
     private let root: Descriptor
 
-    init(_ world: World, folder: String, loading count: Int) throws {
+    init(_ world: World, folder: String, loading count: Int, asking: Int) throws {
         self.world = world
+        self.asking = asking
         self.folder = folder
         memory = try Memory()
         root = try Files.openRoot(folder)
@@ -50,22 +53,32 @@ final class Phases {
             _ = try phase("number", number) { try node.ask { .findAttempt(id: $0, run: world.run, tokenHash: hash(save.attempt)) } }
             try put(node, save)
             try phase("look", number) { try look(node, save, isCommitted: false) }
+            if number.isMultiple(of: asking) { try phase("ahead", 0) { try ahead(first, save) } }
         }
         // Rank 0's node is the last, so that what follows is the time from the last manifest to the commit.
         try put(first, save)
         let record = try phase("decide", 0) {
-            let (reply, record) = try first.ask { .decide(id: $0, run: world.run, save: save, worldSize: world.ranks, participants: nil, parent: nil) }
+            let (reply, record) = try first.ask { .decide(id: $0, run: world.run, save: save, worldSize: world.ranks, participants: nil, parent: nil, ranks: ranks(first)) }
             guard case .decision(_, .committed) = reply else { throw ScaleError("not committed: \(reply)") }
             return record
         }
-        size("decision", record.count)
+        size("decision-told", record.count)
         let sequence = CommitSequence(attempt: save.attempt, count: 1), step = "\(Names.runFolder(world.run))/\(Names.stepFolder(step: save.step, sequence: sequence))"
         for entry in try Files.list(root, step) {
             if case .manifest(1, _)? = Names.rankFile(entry.name) { size("manifest", try Files.stat(root, "\(step)/\(entry.name)").bytes) }
             if entry.name == Names.data(rank: 1) { size("rank's-file", try Files.stat(root, "\(step)/\(entry.name)").bytes) }
+            if entry.name == Names.checkpoint || entry.name.hasPrefix("manifests-") { size(String(entry.name.prefix(9)), try Files.stat(root, "\(step)/\(entry.name)").bytes) }
             if entry.name.hasPrefix("layout-") { size("layout", try Files.stat(root, "\(step)/\(entry.name)").bytes) }
         }
         return StepRef(run: world.run, step: save.step, sequence: sequence, save: save)
+    }
+
+    /// Rank 0's daemon asks while ranks are missing, and asks again after two seconds, in which its worker reads what is there.
+    private func ahead(_ first: Node, _ save: SaveID) throws {
+        guard case .missing = try first.ask({ .decide(id: $0, run: world.run, save: save, worldSize: world.ranks, participants: nil, parent: nil) }).0 else {
+            throw ScaleError("decided while ranks were missing")
+        }
+        Clock.sleep(milliseconds: 2000)
     }
 
     private func put(_ node: Node, _ save: SaveID) throws {
@@ -73,8 +86,10 @@ final class Phases {
         try phase("save", node.number) { for part in parts { try node.put(part) } }
     }
 
+    private func ranks(_ node: Node) -> [Int] { Array(world.ranks(ofNode: node.number)) }
+
     private func look(_ node: Node, _ save: SaveID, isCommitted: Bool) throws {
-        switch try node.ask({ .look(id: $0, run: world.run, save: save, worldSize: world.ranks, participants: nil, lists: false) }).0 {
+        switch try node.ask({ .look(id: $0, run: world.run, save: save, worldSize: world.ranks, participants: nil, lists: false, ranks: ranks(node)) }).0 {
         case .decision(_, .committed) where isCommitted: return
         case .missing where !isCommitted: return
         case let other: throw ScaleError("node \(node.number) looks and sees \(other)")
