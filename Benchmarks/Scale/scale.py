@@ -185,7 +185,7 @@ def main() -> None:
     parser.add_argument("--per-node", type=int, default=8)
     parser.add_argument("--tensors", type=int, default=400)
     parser.add_argument("--loading", type=int, default=3, help="nodes that load")
-    parser.add_argument("--asking", type=int, default=16, help="nodes that publish between two asks for the decision; with all, it is asked for once")
+    parser.add_argument("--asking", type=int, default=16, help="nodes that publish between two asks for the decision")
     parser.add_argument("--folder", help="an empty or missing folder on the filesystem to measure")
     parser.add_argument("--binary", default=os.environ.get("CAIRN_BIN", str(ROOT / ".build/release")) + "/cairn-scale")
     parser.add_argument("--limit", type=int, default=3600, help="seconds that one of the two runs may take")
@@ -195,8 +195,8 @@ def main() -> None:
         folder = Path(chosen.folder or f"{scratch}/tier").resolve()
         if folder.exists() and any(folder.iterdir()):
             raise SystemExit(f"scale: '{folder}' is not empty")
-        command = [chosen.binary, str(folder), str(chosen.ranks), str(chosen.per_node), str(chosen.tensors), str(chosen.loading)]
-        command.append(str(chosen.asking))
+        command = [chosen.binary, str(folder), str(chosen.ranks), str(chosen.per_node), str(chosen.tensors)]
+        command += [str(chosen.loading), str(chosen.asking)]
         began = time.monotonic()
         clock = timed(run(command, folder, chosen.limit))
         counts: dict[tuple[str, int], Counts] = {}

@@ -1,6 +1,6 @@
 // Ranks' tables while a commit gathers them. In a large job thousands of ranks hold the same tensors in the same shapes and differ only in
 // where their boxes begin: what they share is kept once, and each rank is some numbers. A world of 8,192 ranks of 400 tensors takes 52 MiB
-// so, where tables in full take gigabytes.
+// so, where tables in full take more than a GiB.
 import CairnModel
 import Synchronization
 
