@@ -61,12 +61,20 @@ extension Daemon {
         let memory = save.flatMap { memoryCatalog(run, $0, sequence) }
         if let memory, memory.isWhole { return handler(.success(Self.withoutCopies(memory.catalog.index))) }
         let ref = StepRef(run: run, step: step, sequence: sequence, save: save)
-        var partial = memory?.catalog.index
+        // The tier that has all of it first, unless its filesystem hangs: the nearer one may have all of it too.
+        let inOrder = engine.answers(engine.committing) ? engine.tiers.reversed()[...] : engine.tiers[...]
+        var partial = memory?.catalog.index, metNoWorker = false
+        let begin = loop.nowNanoseconds
         func ask(_ tiers: ArraySlice<Tier>, _ last: WireError?) {
             guard let tier = tiers.first else {
                 if let partial, let session, let save, engine.isChosen(run: run, save: save), partial.worldSize == session.worldSize,
                    partial.ranks.contains(where: { $0.rank == session.rank }) { return handler(.success(partial)) }
-                return handler(.failure(last ?? .noSuchStep(step: step)))
+                let isAgain = metNoWorker && triesAgain(since: begin) {
+                    metNoWorker = false
+                    ask(inOrder, nil)
+                }
+                if !isAgain { handler(.failure(last ?? .noSuchStep(step: step))) }
+                return
             }
             askTier(tier, seconds: tier == engine.committing ? listSeconds : DaemonLimits.tierCallSeconds, { .describe(id: $0, ref: ref) }) { [unowned self] reply, payload in
                 switch reply {
@@ -80,13 +88,14 @@ extension Daemon {
                     if tier == engine.committing || own.ranks.count == own.worldSize { return handler(.success(own)) }
                     partial = partial.map { Self.joined($0, found) } ?? found
                     ask(tiers.dropFirst(), last)
-                case .failed(_, let failure): ask(tiers.dropFirst(), last ?? wireError(failure, tier: tier, step: step))
+                case .failed(_, let failure):
+                    if isWithoutWorker(tier) { metNoWorker = true }
+                    ask(tiers.dropFirst(), last ?? wireError(failure, tier: tier, step: step))
                 default: ask(tiers.dropFirst(), last)
                 }
             }
         }
-        // The tier that has all of it first, unless its filesystem hangs: the nearer one may have all of it too.
-        ask(engine.answers(engine.committing) ? engine.tiers.reversed()[...] : engine.tiers[...], nil)
+        ask(inOrder, nil)
     }
 
     /// Of a step whose ranks' own parts are all there.

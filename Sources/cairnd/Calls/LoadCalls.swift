@@ -23,7 +23,8 @@ extension Daemon {
         let sequence = CommitSequence(wire: parameters.sequence)
         let save = engine.save(run: session.run, sequence: sequence)
         let job = LoadJob(session: session, context: context, boxes: parameters.boxes, leases: leases,
-                          ref: StepRef(run: session.run, step: parameters.step, sequence: sequence, save: save), tiers: engine.tiers)
+                          ref: StepRef(run: session.run, step: parameters.step, sequence: sequence, save: save), tiers: engine.tiers,
+                          startedAt: loop.nowNanoseconds)
         counters.loads += 1
         if let save, let memory = memoryCatalog(session.run, save, sequence), loadFromMemory(job, memory) { return }
         loadFromTiers(job)
@@ -88,7 +89,15 @@ extension Daemon {
 
     func loadFromTiers(_ job: LoadJob) {
         guard job.context.isLive else { return }
-        guard !job.tiers.isEmpty else { return job.context.fail(job.failure ?? .noSuchStep(step: job.ref.step)) }
+        guard !job.tiers.isEmpty else {
+            let isAgain = job.metNoWorker && triesAgain(since: job.startedAt) { [unowned self] in
+                job.tiers = engine.tiers
+                job.metNoWorker = false
+                loadFromTiers(job)
+            }
+            if !isAgain { job.context.fail(job.failure ?? .noSuchStep(step: job.ref.step)) }
+            return
+        }
         let tier = job.tiers.removeFirst()
         // A save that the attempt's restore chose is read though this node has no commit of it: the choice was made by what all nodes hold.
         let undecided = job.ref.save.map { engine.isChosen(run: job.ref.run, save: $0) } ?? false
@@ -112,6 +121,7 @@ extension Daemon {
                 concludeLoad(job, tier)
             case .failed(_, let failure):
                 job.hasFailed = true
+                if isWithoutWorker(tier) { job.metNoWorker = true }
                 // "Not here" says less than what a nearer tier's copy suffered from.
                 if job.failure == nil || failure.kind != .notHere { job.failure = wireError(failure, tier: tier, step: job.ref.step) }
                 if failure.kind == .corrupt { log.write(.error, "run \(job.ref.run) step \(job.ref.step), \(tier) tier: \(failure.text)") }
@@ -163,16 +173,20 @@ final class LoadJob {
     var placed: [PlacedPiece] = []
     var isRead = false, isConcluded = false
     var hasFailed = false
+    let startedAt: Int
+    /// A tier could not be asked, or ended while it was.
+    var metNoWorker = false
     /// Of the tier tried last: what the client is told if none has it.
     var failure: WireError?
 
-    init(session: ClientSession, context: CallContext, boxes: [Box], leases: [LeaseSegment], ref: StepRef, tiers: [Tier]) {
+    init(session: ClientSession, context: CallContext, boxes: [Box], leases: [LeaseSegment], ref: StepRef, tiers: [Tier], startedAt: Int) {
         self.session = session
         self.context = context
         self.boxes = boxes
         self.leases = leases
         self.ref = ref
         self.tiers = tiers
+        self.startedAt = startedAt
     }
 
     func begin() {

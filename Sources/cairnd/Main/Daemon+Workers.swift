@@ -209,6 +209,15 @@ extension Daemon {
         updateTick()
     }
 
+    /// Whether `body` will run once more: within a while since `begin`, when a worker may have been started anew.
+    func triesAgain(since begin: Int, _ body: @escaping () -> Void) -> Bool {
+        guard !stopping, loop.nowNanoseconds - begin < DaemonLimits.restartPatienceMilliseconds * 1_000_000 else { return false }
+        loop.timer(afterMilliseconds: DaemonLimits.restartFirstMilliseconds, handler: body)
+        return true
+    }
+
+    func isWithoutWorker(_ tier: Tier) -> Bool { tierLinks[tier]?.state != .up }
+
     func expireTierCalls() {
         let now = loop.nowNanoseconds
         for (id, call) in tierCalls.sorted(by: { $0.key < $1.key }) where call.deadline <= now {

@@ -34,6 +34,8 @@ enum DaemonLimits {
     /// Restarts of a worker: first and longest wait.
     static let restartFirstMilliseconds = 200
     static let restartLongestMilliseconds = 30_000
+    /// A restore that no tier could serve, one of them without its worker, is tried again for so long: an older step would take its place.
+    static let restartPatienceMilliseconds = 5_000
     /// After SIGTERM: what is staged is flushed this long, then the workers have this long to end.
     static let drainMilliseconds = 20_000
     static let workerEndMilliseconds = 2_000
