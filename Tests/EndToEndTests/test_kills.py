@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import os
 import secrets
 import shutil
@@ -211,6 +212,26 @@ def test_a_restore_waits_for_a_worker_that_is_started_anew(cluster: Cluster) -> 
         into = state(0)
         assert checkpointer.restore(into) == 1
         assert np.array_equal(into["t3"], state(1)["t3"])
+
+
+def test_a_restore_outlives_the_worker_that_reads_for_it(cluster: Cluster) -> None:
+    """It waits for the next one: an older step would take the place of the newest."""
+    daemon = cluster.daemon(pool="512MiB")
+    with daemon.open() as checkpointer:
+        for step in (1, 2):
+            checkpointer.save(step, state(step, 200)).wait("committed", timeout=30)
+    daemon.stop()
+    daemon.start()
+    into = state(0, 200)
+    with daemon.open() as checkpointer, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        session = checkpointer._link.wait_for_session(20)
+        pid = workers(daemon)["local"]
+        restored = pool.submit(checkpointer.restore, into)
+        until("it reads", lambda: session.leases)
+        os.kill(pid, signal.SIGKILL)
+        assert restored.result(60) == 2
+    for name, expected in state(2, 200).items():
+        assert np.array_equal(into[name], expected), name
 
 
 @pytest.mark.parametrize("role", ["local", "global"])
