@@ -81,6 +81,7 @@ crash: release
 	  -c Python/pyproject.toml --rootdir . -q -rs --import-mode importlib --timeout 240 --timeout-method thread -p no:cacheprovider \
 	  Tests/EndToEndTests/test_power_loss.py Tests/EndToEndTests/test_kill_storm.py
 
+# CAIRN_GLUSTER=full adds the outages of a GlusterFS volume that take long to be noticed.
 test-python: release
 	test -x "$(CAIRN_BIN)/cairnd"
 	timeout --kill-after=30 2400 $(PYTHON) -m pytest -c Python/pyproject.toml --rootdir . -q -rs --durations 5 \

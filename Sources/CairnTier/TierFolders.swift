@@ -105,9 +105,11 @@ final class TierFolders: Sendable {
     }
 
     func publish(_ root: TierRoot, _ folder: String, _ name: String, _ bytes: [UInt8], limit: Int = StoreLimits.recordBytes) throws -> Published {
-        let temporary = "\(folder)/\(temporary(for: name))", path = "\(folder)/\(name)"
+        let own = temporary(for: name), temporary = "\(folder)/\(own)", path = "\(folder)/\(name)"
+        // By its descriptor: another daemon may give the folder its last name meanwhile, and the temporary with it.
+        let into = try Files.openFolder(root.folder, folder)
         try Files.writeNew(root.folder, temporary, bytes, mode: start.fileMode)
-        defer { try? Files.unlink(root.folder, temporary) }
+        defer { try? Files.unlink(into, own) }
         try setOwner(try Files.open(root.folder, temporary, flags: .read), mode: start.fileMode)
         return try link(root, folder, temporary: temporary, path: path) { try Files.readAll(root.folder, path, limit: limit) } equals: { $0 == bytes }
     }
