@@ -45,6 +45,8 @@ extension Names {
     public static func attemptFolderNumber(_ name: String) -> Int? { number(name, padding: StoreLimits.attemptDigits) }
     /// `17-1200-1.json` in `attempts/000017/` or `decisions/`.
     public static func decidedSave(_ name: String) -> SaveID? { between(name, "", ".json").flatMap { SaveID($0) } }
+    /// Whether it may be the decision of a save of this step; a branch's first step has one name, whichever step it is of.
+    public static func isDecision(_ name: String, ofStep step: Int) -> Bool { name == branch || decidedSave(name)?.step == step }
     public static func restoreNumber(_ name: String) -> Int? { between(name, "restore-", ".json").flatMap { number($0, padding: 1) } }
     public static func settled(_ name: String) -> (restore: Int, node: String)? {
         guard let middle = between(name, "settled-", ".json"), let dash = middle.firstIndex(of: "-"),

@@ -35,7 +35,8 @@ public enum Names {
     public static func attemptFolder(_ number: Int) -> String { "\(attempts)/\(padded(number, StoreLimits.attemptDigits))" }
     public static func decision(_ save: SaveID) -> String { "\(attemptFolder(save.attempt))/\(decisionName(save))" }
     /// In its attempt's folder. Attempt 0 is a branch's first step: one name, so that two branchings at once give one.
-    public static func decisionName(_ save: SaveID) -> String { save.attempt == 0 ? "branch.json" : "\(save).json" }
+    public static func decisionName(_ save: SaveID) -> String { save.attempt == 0 ? branch : "\(save).json" }
+    static let branch = "branch.json"
     /// In its attempt's folder.
     public static func have(node: String) -> String { "have-\(node).json" }
     public static func restoreChoice(attempt: Int, restore: Int) -> String { "\(attemptFolder(attempt))/restore-\(restore).json" }

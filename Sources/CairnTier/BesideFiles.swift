@@ -32,6 +32,17 @@ final class BesideFiles: Sendable {
         return found
     }
 
+    /// Where a rank's data file is, whatever else there is of it.
+    func dataFiles(_ run: RunKey, _ save: SaveID) throws -> [(root: TierRoot, rank: Int)] {
+        var found: [(root: TierRoot, rank: Int)] = []
+        for root in folders.roots {
+            for entry in try folders.names(root, Names.runFolder(run)) {
+                if let (own, file) = Names.besideFile(entry.name), own == save, case .data(let rank) = file { found.append((root, rank)) }
+            }
+        }
+        return found
+    }
+
     func place(_ run: RunKey, _ save: SaveID, _ part: Part, digest: String?) -> RankFile.Place {
         let folder = Names.runFolder(run)
         return RankFile.Place(root: part.root, data: "\(folder)/\(Names.besideData(save, rank: part.rank))",

@@ -14,6 +14,18 @@ struct BlockRange: Sendable {
 
 struct BadBlock: Sendable {
     let path: String, block: Int, reason: String
+    init(path: String, block: Int, reason: String) {
+        self.path = path
+        self.block = block
+        self.reason = reason
+    }
+
+    /// A file that cannot be read at all; `path` is below the root, where the failure does not name another.
+    init(file root: TierRoot, _ path: String, _ failure: TierFailure) {
+        let named = failure.path ?? path
+        self.init(path: named.hasPrefix("/") ? named : root.absolute(named), block: failure.block ?? -1, reason: failure.text)
+    }
+
     var failure: TierFailure { TierFailure(kind: .corrupt, text: "'\(path)' block \(block): \(reason)", path: path, block: block) }
 }
 

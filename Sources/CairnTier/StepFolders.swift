@@ -40,16 +40,29 @@ final class StepFolders: Sendable {
         Lineage.markSuperseded(try steps(run).map { $0.commit.summary(pinned: $0.pinned) })
     }
 
-    /// Nil where the folder vanished, or its record is damaged and the decision's copy too: it is no checkpoint then.
+    /// Nil where the folder vanished, or its record is damaged and the decision that it is a copy of too: it is no checkpoint then.
     private func commit(_ run: RunKey, _ folder: String) throws -> Commit? {
         if let commit = commits.withLock({ $0[folder] }) { return commit }
-        var record: DecisionRecord?
-        do { record = try folders.readIfPresent(DecisionRecord.self, folders.first, "\(folder)/\(Names.checkpoint)")?.value } catch let failure as TierFailure {
-            guard failure.kind == .corrupt else { throw failure }
+        guard let (step, sequence) = Names.step(String(folder.dropFirst(Names.runFolder(run).count + 1))) else { return nil }
+        func commit(_ path: String) throws -> Commit? {
+            guard let record = try folders.readIfPresent(DecisionRecord.self, folders.first, path)?.value, record.runKey == run,
+                  case .commit(let commit) = record.decision, commit.step == step, commit.sequence == sequence else { return nil }
+            return commit
         }
-        guard let record, record.runKey == run, case .commit(let commit) = record.decision else { return nil }
-        commits.withLock { $0[folder] = commit }
-        return commit
+        var found: Commit?, failure: (any Error)?
+        do { found = try commit("\(folder)/\(Names.checkpoint)") } catch { failure = error }
+        if found == nil, try Files.statIfPresent(folders.first.folder, folder) != nil {
+            let decisions = "\(Names.runFolder(run))/\(Names.attemptFolder(sequence.attempt))"
+            for entry in try folders.names(folders.first, decisions) where found == nil && Names.isDecision(entry.name, ofStep: step) {
+                found = try? commit("\(decisions)/\(entry.name)")
+            }
+        }
+        if let found {
+            commits.withLock { $0[folder] = found }
+        } else if let failure, TierFailure(failure).kind != .corrupt {
+            throw failure
+        }
+        return found
     }
 
     func find(_ ref: StepRef) throws -> Step {

@@ -12,9 +12,9 @@ final class StepReading: Sendable {
         let files: StepFiles
     }
 
-    private let folders: TierFolders
-    private let steps: StepFolders
-    private let beside: BesideFiles
+    let folders: TierFolders
+    let steps: StepFolders
+    let beside: BesideFiles
     private let kept = Mutex<[Kept]>([])
     private let openFiles = Mutex<[(key: RankSaveKey, file: RankFile)]>([])
 
@@ -47,22 +47,28 @@ final class StepReading: Sendable {
     }
 
     private func committed(_ ref: StepRef) throws -> StepFiles {
-        let step = try steps.find(ref), commit = step.commit, root = folders.first
-        let path = "\(step.folder)/\(commit.layoutFile)"
-        let bytes = try Files.readAll(root.folder, path, limit: StoreLimits.layoutFileBytes)
-        let layout: StoredLayout
+        let step = try steps.find(ref), commit = step.commit
+        let catalog = StepCatalog(step: commit.step, sequence: commit.sequence, save: commit.save, metadata: commit.metadata, layout: try layout(step))
+        let rows = try StepRows(folders.first, folder: step.folder, commit)
+        return StepFiles(catalog, folders: folders) { [self] rank in try rows.row(of: rank).map { place(rank, $0.name, $0.digest, step, ref.run) } }
+    }
+
+    func layout(_ step: StepFolders.Step) throws -> StoredLayout {
+        let commit = step.commit, root = folders.first, path = "\(step.folder)/\(commit.layoutFile)"
+        let bytes = try root.readFile(path, limit: StoreLimits.layoutFileBytes)
         do {
-            layout = try LayoutFile.decode(bytes)
+            let layout = try LayoutFile.decode(bytes)
             guard Names.layout(digest: Record.nameDigest(bytes)) == commit.layoutFile, layout.worldSize == commit.worldSize,
                   layout.ranks == commit.ranks else { throw RecordError.inconsistent(reason: "it is not the layout that the commit names") }
+            return layout
         } catch { throw TierFailure.corrupt(root.absolute(path), error) }
-        let catalog = StepCatalog(step: commit.step, sequence: commit.sequence, save: commit.save, metadata: commit.metadata, layout: layout)
-        let rows = try StepRows(root, folder: step.folder, commit), written = commit.written(in: ref.run)
-        return StepFiles(catalog, folders: folders) { rank in
-            guard let row = try rows.row(of: rank) else { return nil }
-            return RankFile.Place(root: root, data: "\(step.folder)/\(Names.data(rank: rank))", checksums: "\(step.folder)/\(Names.checksums(rank: rank))",
-                                  manifest: "\(step.folder)/\(row.name)", digest: row.digest, run: written.run, save: written.save)
-        }
+    }
+
+    /// A rank's file in a step's folder; `digest` nil: what the commit says of its manifest is not known.
+    func place(_ rank: Int, _ manifest: String, _ digest: String?, _ step: StepFolders.Step, _ run: RunKey) -> RankFile.Place {
+        let written = step.commit.written(in: run)
+        return RankFile.Place(root: folders.first, data: "\(step.folder)/\(Names.data(rank: rank))", checksums: "\(step.folder)/\(Names.checksums(rank: rank))",
+                              manifest: "\(step.folder)/\(manifest)", digest: digest, run: written.run, save: written.save)
     }
 
     /// Only the ranks that are here, each by its own header.
@@ -132,7 +138,7 @@ final class StepReading: Sendable {
     func sidecars(_ key: RankSaveKey) throws -> (name: String, manifest: [UInt8], checksums: [UInt8]) {
         let place = try place(key)
         let (manifest, record) = try folders.read(Manifest.self, place.root, place.manifest)
-        let checksums = try Files.readAll(place.root.folder, place.checksums, limit: BlockChecksums.fileBytes(blocks: manifest.blockCount))
+        let checksums = try place.root.readFile(place.checksums, limit: BlockChecksums.fileBytes(blocks: manifest.blockCount))
         guard manifest.matches(checksumFile: checksums), manifest.rank == key.rank, manifest.save == place.save else {
             throw TierFailure(kind: .corrupt, text: "'\(place.root.absolute(place.manifest))' and its checksum file contradict each other", path: place.root.absolute(place.manifest))
         }

@@ -121,7 +121,7 @@ extension TierWorker {
         case .runs(let id): answer(id, on: records) { [housekeeping] in .runs(id: id, try housekeeping.runs()) }
         case .verify(let id, let ref):
             answer(id, on: verifies) { [reading, engine, replies] in
-                try Verifier(engine: engine, replies: replies).verify(id: id, try reading.files(ref, undecided: false))
+                try Verifier(engine: engine, replies: replies, folders: reading.folders).verify(id: id, try reading.written(ref))
                 return .done(id: id)
             }
         case .pin(let id, let ref, let pinned):

@@ -7,41 +7,38 @@ import CairnStore
 struct Verifier {
     let engine: any DataEngine
     let replies: Replies
+    let folders: TierFolders
 
-    func verify(id: Int, _ step: StepFiles) throws {
-        let tables = step.catalog.layout.files
-        let total = tables.reduce(0) { $0 + $1.fileBytes }
+    func verify(id: Int, _ step: WrittenStep) throws {
+        let total = step.files.reduce(0) { $0 + $1.bytes }
         let map = try MemoryMap(anonymous: TierLimits.verifySlots * Sizes.chunkBytes)
         let reader = BlockReader(engine: engine, map: map, slots: BufferSlots(count: TierLimits.verifySlots))
-        var done = 0
-        for table in tables {
-            let file: RankFile
-            do { file = try step.file(table.rank) } catch {
-                let failure = TierFailure(error)
-                guard failure.kind == .corrupt || failure.kind == .notHere else { throw failure }
-                done += table.fileBytes
-                replies.send(.verifyProgress(id: id, VerifyProgress(rank: table.rank, doneBytes: done, totalBytes: total, badPath: failure.path ?? "rank \(table.rank)",
-                                                                    badBlock: failure.block ?? -1, reason: failure.text)))
-                continue
-            }
-            var told = done
-            let ranges = (0..<Sizes.chunks(ofFile: file.bytes)).map { chunk in
-                let first = chunk * Sizes.blocksPerChunk
-                return BlockRange(rank: table.rank, firstBlock: first, blocks: min(Sizes.blocksPerChunk, file.crcs.count - first))
-            }
-            try reader.read(ranges, file: { _ in file }) { index, _, bad in
-                done += ranges[index].bytes(in: file)
-                for block in bad {
-                    replies.send(.verifyProgress(id: id, VerifyProgress(rank: table.rank, doneBytes: done, totalBytes: total, badPath: block.path,
-                                                                        badBlock: block.block, reason: block.reason)))
+        var done = 0, told = 0
+        func tell(_ rank: Int, bad: BadBlock? = nil) {
+            told = done
+            replies.send(.verifyProgress(id: id, VerifyProgress(rank: rank, doneBytes: done, totalBytes: total, badPath: bad?.path, badBlock: bad?.block, reason: bad?.reason)))
+        }
+        for bad in step.bad { tell(step.files.first?.rank ?? 0, bad: bad) }
+        for written in step.files {
+            let before = done
+            do {
+                let file = try RankFile(rank: written.rank, written.place, folders: folders)
+                let ranges = (0..<Sizes.chunks(ofFile: file.bytes)).map { chunk in
+                    let first = chunk * Sizes.blocksPerChunk
+                    return BlockRange(rank: file.rank, firstBlock: first, blocks: min(Sizes.blocksPerChunk, file.crcs.count - first))
                 }
-                if done - told >= TierLimits.progressBytes {
-                    told = done
-                    replies.send(.verifyProgress(id: id, VerifyProgress(rank: table.rank, doneBytes: done, totalBytes: total)))
+                try reader.read(ranges, file: { _ in file }) { index, _, bad in
+                    done += ranges[index].bytes(in: file)
+                    for block in bad { tell(file.rank, bad: block) }
+                    if done - told >= TierLimits.progressBytes { tell(file.rank) }
+                    return false
                 }
-                return false
+                tell(file.rank)
+            } catch {
+                // Whatever keeps one file from being read, the others are still looked at.
+                done = before + written.bytes
+                tell(written.rank, bad: BadBlock(file: written.place.root, written.place.data, TierFailure(error)))
             }
-            replies.send(.verifyProgress(id: id, VerifyProgress(rank: table.rank, doneBytes: done, totalBytes: total)))
         }
     }
 }

@@ -204,9 +204,13 @@ def test_a_torn_file_is_not_restored(two_steps: Daemon) -> None:
 def test_records_that_are_damaged_make_the_older_step_the_newest(two_steps: Daemon) -> None:
     daemon = two_steps
     assert daemon.shared is not None
-    (folder,) = daemon.shared.glob("*/run/step-2.*")
-    record = folder / "checkpoint.json"
-    record.write_bytes(record.read_bytes().replace(b"2", b"3", 1))
+    # The commit stands twice: one of them is enough.
+    (copy,) = daemon.shared.glob("*/run/step-2.*/checkpoint.json")
+    (decision,) = daemon.shared.glob("*/run/attempts/*/*-2-1.json")
+    copy.write_bytes(copy.read_bytes().replace(b"2", b"3", 1))
+    check(daemon, 2)
+    assert str(copy) in cli(daemon, "verify", "run", "2", code=1)
+    decision.write_bytes(decision.read_bytes().replace(b"2", b"3", 1))
     for file in files(daemon, "local", 2):
         file.unlink()
     daemon.stop()

@@ -19,20 +19,22 @@ extension Daemon {
             tiers = engine.tiers
         }
         find(run, step, nil, context) { [unowned self] summary in
-            heldBeside(run) { [unowned self] local in
-                let held = tierName != nil ? tiers : tiers.filter { $0 == engine.committing || local.contains(summary.save) }
-                verify(run, summary, held[...], [], context)
-            }
+            verify(run, summary, tiers[...], isNamed: tierName != nil, context)
         }
     }
 
-    func verify(_ run: RunKey, _ summary: StepSummary, _ tiers: ArraySlice<Tier>, _ bad: [Operations.BadBlock], _ context: CallContext) {
+    /// `isNamed`: the caller asked for this tier; else one that has nothing of the step is passed over, and one that is down does not hide the others.
+    private func verify(_ run: RunKey, _ summary: StepSummary, _ tiers: ArraySlice<Tier>, isNamed: Bool, _ context: CallContext) {
         guard let tier = tiers.first else { return }
-        var found: [Operations.BadBlock] = []
         var last = VerifyProgress(rank: 0, doneBytes: 0, totalBytes: 0)
         func event(_ bad: [Operations.BadBlock], finished: Bool) -> Operations.Verify.Reply {
             Operations.Verify.Reply(step: summary.step, sequence: summary.sequence.wire, rank: last.rank, tier: tier.rawValue, doneBytes: last.doneBytes,
                                     totalBytes: last.totalBytes, bad: bad, finished: finished)
+        }
+        func finish(_ bad: [Operations.BadBlock]) {
+            guard tiers.count > 1 else { return context.reply(event(bad, finished: true)) }
+            context.push(event(bad, finished: false))
+            verify(run, summary, tiers.dropFirst(), isNamed: isNamed, context)
         }
         // As long as it takes: the bound is the tier's own stall detection, and the client's going away.
         askTier(tier, seconds: 24 * 3600, { .verify(id: $0, ref: self.ref(run, summary)) }) { [unowned self] reply, _ in
@@ -42,17 +44,12 @@ extension Daemon {
                 var news: [Operations.BadBlock] = []
                 if let path = progress.badPath {
                     news = [Operations.BadBlock(path: path, block: progress.badBlock ?? -1, reason: progress.reason ?? "")]
-                    found += news
                 }
                 context.push(event(news, finished: false))
-            case .done:
-                if tiers.count > 1 {
-                    context.push(event([], finished: false))
-                    verify(run, summary, tiers.dropFirst(), bad + found, context)
-                } else {
-                    context.reply(event([], finished: true))
-                }
-            case .failed(_, let failure): context.fail(wireError(failure, tier: tier, step: summary.step))
+            case .done: finish([])
+            case .failed(_, let failure) where isNamed || tier == engine.committing && failure.isOfNothing: context.fail(wireError(failure, tier: tier, step: summary.step))
+            case .failed(_, let failure) where failure.isOfNothing: verify(run, summary, tiers.dropFirst(), isNamed: false, context)
+            case .failed(_, let failure): finish([Operations.BadBlock(path: failure.path ?? configuredPaths(tier).first ?? "", block: -1, reason: failure.text)])
             default: context.fail(.failed(reason: "the \(tier) tier's worker answered with something else"))
             }
         }
@@ -103,4 +100,9 @@ extension Daemon {
             for notice in engine.notices(run: key, rank: nil) where notice.level != .committed && notice.level != .failed { watcher.tell(notice) }
         }
     }
+}
+
+extension TierFailure {
+    /// The tier answered that it has no such step.
+    fileprivate var isOfNothing: Bool { kind == .notHere || kind == .noSuchStep || kind == .missing }
 }
