@@ -243,13 +243,18 @@ extension Engine {
                     ? "rank 0's daemon has not numbered this attempt yet; start rank 0, or check that both daemons share the \(committing) tier"
                     : tierStates[committing]?.downReason ?? "it is down"
                 for token in attempt.sessions.values.sorted() {
-                    guard let session = sessions[token], let call = session.openCall, now - session.openedAt > ms(limits.attemptTimeoutMs) else { continue }
-                    session.openCall = nil
-                    reply(call, .failed(.tierDown(tier: (stagerUp ? committing : .memory).rawValue, reason: why)))
-                    endSession(token, reason: "its attempt got no answer in time")
+                    guard let session = sessions[token], now - session.openedAt > ms(limits.attemptTimeoutMs) else { continue }
+                    refuseOpen(session, tier: stagerUp ? committing : .memory, why)
                 }
             }
         }
+    }
+
+    func refuseOpen(_ session: Session, tier: Tier, _ reason: String) {
+        guard let call = session.openCall else { return }
+        session.openCall = nil
+        reply(call, .failed(.tierDown(tier: tier.rawValue, reason: reason)))
+        endSession(session.token, reason: "its attempt could not be opened: \(reason)")
     }
 
     func callGone(_ call: CallID) {

@@ -190,7 +190,7 @@ extension Engine {
         }
         if lost { return failRankSave(rankSave, "\(failure.text); chunks that were synced to this file have left the pool") }
         // A global tier that is full or fails is waited for as long as the local copy stands (until the commit's timeout).
-        let waits = [.noSpace, .io].contains(failure.kind) && tier == .global && rankSave.published(on: .local)
+        let waits = [.noSpace, .io, .missing].contains(failure.kind) && tier == .global && rankSave.published(on: .local)
         // Whatever killed its worker, it was not this file's error; the commit's timeout bounds it.
         if failure.kind != .workerLost { file.failures += 1 }
         if file.failures < limits.fileTries || waits {
@@ -239,7 +239,7 @@ extension Engine {
         case .decide(let key), .void(let key), .look(let key): decisionFailed(key, failure)
         case .choose(let key, let restore), .readChoice(let key, let restore), .held(let key, let restore):
             choiceFailed(key, restore, failure, tier)
-        case .settled(let key, let restore, _), .verdict(let key, let restore): settleFailed(key, restore)
+        case .settled(let key, let restore, _), .verdict(let key, let restore): settleFailed(key, restore, failure)
         case .scan:
             // Nothing of it is known before the scan: it is asked for again.
             tierStates[tier]?.scanAt = now + ms(limits.pollLongestMs)
@@ -263,6 +263,9 @@ extension Engine {
         attempt.isResuming = false
         attempt.askAt = now + ms(limits.pollLongestMs)
         log(.warning, "the attempt cannot be opened: \(failure.text)")
+        guard failure.kind == .corrupt else { return }
+        // What its ranks had agreed cannot be read, and is never written again.
+        for session in attempt.sessions.values.sorted().compactMap({ sessions[$0] }) { refuseOpen(session, tier: tier, "\(failure.text); start the job anew") }
     }
 
     func tickFlush() {

@@ -130,6 +130,10 @@ extension Engine {
         restore.phase = .waiting
         restore.pollAt = now + ms(limits.pollLongestMs)
         log(.warning, "the \(tier) tier cannot say which step to restore: \(failure.text)")
+        guard failure.kind == .corrupt else { return }
+        // What all ranks were to agree by cannot be read, and is never written again.
+        for (call, _, _) in restore.calls { reply(call, .failed(.invalid(name: "restore", reason: "\(failure.text); start the job anew"))) }
+        restore.calls.removeAll()
     }
 
     // MARK: settle
@@ -206,10 +210,13 @@ extension Engine {
         conclude(attempt, restore, ok: ok, reason: reason)
     }
 
-    func settleFailed(_ key: AttemptKey, _ number: Int) {
+    func settleFailed(_ key: AttemptKey, _ number: Int, _ failure: TierFailure) {
         guard let restore = runs[key.run]?.attempts[key.tokenHash]?.restores[number] else { return }
         restore.verdictAsking = false
         restore.pollAt = now + ms(limits.pollLongestMs)
+        guard failure.kind == .corrupt else { return }
+        for call in restore.settleCalls { reply(call, .failed(.invalid(name: "restore", reason: "\(failure.text); start the job anew"))) }
+        restore.settleCalls.removeAll()
     }
 
     func conclude(_ attempt: Attempt, _ restore: Restore, ok: Bool, reason: String?) {

@@ -203,7 +203,7 @@ final class Housekeeping: Sendable {
         let folder = "\(Names.runFolder(run))/\(Names.attemptFolder(newest))"
         var named: [RestoreChoice] = []
         for entry in try folders.names(folders.first, folder) where Names.restoreNumber(entry.name) != nil {
-            if let choice = try folders.readIfPresent(RestoreChoice.self, folders.first, "\(folder)/\(entry.name)")?.value { named.append(choice) }
+            if let choice = try folders.readIfSound(RestoreChoice.self, folders.first, "\(folder)/\(entry.name)") { named.append(choice) }
         }
         return named
     }

@@ -32,8 +32,17 @@ final class Leftovers: Sendable {
         let record = HaveRecord(run: run, attempt: attempt, node: folders.node, list: list)
         if let problem = record.problem() { throw TierFailure(kind: .invalid, text: "what this node has for attempt \(attempt): \(problem)") }
         try folders.makeFolders(folders.first, folder(run, attempt))
-        // What this node said first stands.
-        _ = try folders.publish(folders.first, folder(run, attempt), Names.have(node: folders.node), Record.encode(record))
+        // What this node said first stands. Where that cannot be read any more, here at least is known what it holds.
+        let name = Names.have(node: folders.node)
+        var stands: HaveRecord? = record   // nil: it is read like any other
+        do {
+            if case .stood(let bytes) = try folders.publish(folders.first, folder(run, attempt), name, Record.encode(record)) {
+                stands = (try? Record.decode(HaveRecord.self, from: bytes)) == nil ? record : nil
+            }
+        } catch {
+            guard TierFailure(error).kind == .corrupt else { throw error }
+        }
+        if let stands { known.withLock { $0.lists["\(folder(run, attempt))/\(name)"] = stands } }
     }
 
     func find(_ run: RunKey, before attempt: Int) throws -> (serving: Int, leftovers: [Leftover]) {

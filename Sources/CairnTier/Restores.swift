@@ -24,9 +24,10 @@ final class Restores: Sendable {
 
     private func lastName(_ path: String) -> String { path.split(separator: "/").last.map(String.init) ?? path }
 
+    private func path(of restore: Int, _ run: RunKey, _ attempt: Int) -> String { "\(Names.runFolder(run))/\(Names.restoreChoice(attempt: attempt, restore: restore))" }
+
     func readChoice(_ run: RunKey, attempt: Int, restore: Int) throws -> RestoreChoice? {
-        let path = "\(Names.runFolder(run))/\(Names.restoreChoice(attempt: attempt, restore: restore))"
-        return try folders.readIfPresent(RestoreChoice.self, folders.first, path)?.value
+        try folders.readIfPresent(RestoreChoice.self, folders.first, path(of: restore, run, attempt))?.value
     }
 
     func choose(_ run: RunKey, attempt: Int, restore: Int, step: Int?, candidate: Candidate?) throws -> RestoreChoice {
@@ -67,16 +68,16 @@ final class Restores: Sendable {
         var numbers: [Int] = [], refused: Set<Int> = []
         for entry in try folders.names(folders.first, folder) {
             if let number = Names.restoreNumber(entry.name), number < restore { numbers.append(number) }
-            if let (number, _) = Names.settled(entry.name), let record = try settled("\(folder)/\(entry.name)"), !record.ok {
+            if let (number, _) = Names.settled(entry.name), let record = try? settled("\(folder)/\(entry.name)"), !record.ok {
                 refused.insert(number)
             }
         }
         var bound: CommitSequence?
         for number in numbers.sorted(by: >) {
-            let verdict = try folders.readIfPresent(SettleVerdict.self, folders.first, "\(folder)/\(lastName(Names.settle(attempt: attempt, restore: number)))")?.value
+            let verdict = try folders.readIfSound(SettleVerdict.self, folders.first, "\(folder)/\(lastName(Names.settle(attempt: attempt, restore: number)))")
             // Without a verdict, what a daemon wrote down of its own ranks counts: one that failed is a failure.
             guard !(verdict?.ok ?? !refused.contains(number)) else { break }
-            guard let sequence = try readChoice(run, attempt: attempt, restore: number)?.sequence else { continue }
+            guard let sequence = try folders.readIfSound(RestoreChoice.self, folders.first, path(of: number, run, attempt))?.sequence else { continue }
             bound = min(bound ?? sequence, sequence)
         }
         return bound
