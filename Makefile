@@ -15,7 +15,7 @@ export CAIRN_BIN ?= $(CURDIR)/.build/release
 # Linked with Swift's own libraries, so that an installed binary needs no toolchain beside it.
 RELEASE := swift build -c release --static-swift-stdlib
 
-.PHONY: help run test test-mutations simulate soak build release install clean bench scale setup check-systemd test-swift test-python crash
+.PHONY: help run test damage test-mutations simulate soak build release install clean bench scale setup check-systemd test-swift test-python crash
 
 help:
 	@printf '%s\n' \
@@ -26,6 +26,7 @@ help:
 	  'make scale     what a job of 1,024 ranks asks of its shared folder (2 minutes); SCALE=full: of 8,192 (15 minutes)' \
 	  'make soak      MINUTES=60: eight ranks save, restore and are killed, while what the daemon takes is watched and plotted' \
 	  'make crash     CRASHES=200 KILLS=2000: power lost, and processes killed, at so many seeded moments (45 minutes); tables of both' \
+	  'make damage    CASES=5000 SEED=1: that many damaged bytes and files on both tiers, each followed by ls, verify and restores' \
 	  'make bench     side by side with torch.distributed.checkpoint, 1 GiB of state' \
 	  'make install   DESTDIR=… PREFIX=/usr: binaries, configuration, systemd units' \
 	  'make clean     remove what was built and .venv'
@@ -87,6 +88,13 @@ test-python: release
 	timeout --kill-after=30 2400 $(PYTHON) -m pytest -c Python/pyproject.toml --rootdir . -q -rs --durations 5 \
 	  --timeout 180 --timeout-method thread -p no:cacheprovider \
 	  Python/tests $(wildcard Tests/EndToEndTests)
+
+# What `make test` does with a few hundred, with more of them.
+CASES ?= 5000
+damage: release
+	CAIRN_DAMAGE_CASES=$(CASES) CAIRN_DAMAGE_SEED=$(or $(SEED),1) CAIRN_TEST_SECONDS=7000 timeout --kill-after=30 7200 \
+	  $(PYTHON) -m pytest -c Python/pyproject.toml --rootdir . -q --timeout 7100 --timeout-method thread -p no:cacheprovider \
+	  Tests/EndToEndTests/test_damage.py
 
 check-systemd: release
 	scripts/check-systemd.sh

@@ -150,6 +150,70 @@ def _run(*command: str) -> None:
     subprocess.run(command, check=True, capture_output=True, timeout=20)
 
 
+def is_mounted(where: Path) -> bool:
+    return any(line.split()[1] == str(where) for line in Path("/proc/mounts").read_text().splitlines())
+
+
+class FaultFs:
+    """A filesystem whose calls fail, sleep or hang as a test says (faultfs.py). What is written there lies in ``root``."""
+
+    PYTHON = "/usr/bin/python3"
+
+    def __init__(self, root: Path, where: Path) -> None:
+        self.root, self.where = root, where
+        self._rules = root.with_name(f"{root.name}.rules")
+        root.mkdir(parents=True, exist_ok=True)
+        where.mkdir(parents=True, exist_ok=True)
+        self._server: subprocess.Popen[bytes] | None = None
+        self.mount()
+
+    def mount(self) -> None:
+        program = str(Path(__file__).with_name("faultfs.py"))
+        self._server = subprocess.Popen(
+            [self.PYTHON, program, str(self.root), str(self.where), str(self._rules)], stderr=subprocess.DEVNULL
+        )
+        until("it is mounted", lambda: is_mounted(self.where))
+
+    def fail(self, *rules: str) -> None:
+        """From now on; no rule: nothing fails any more."""
+        if rules:
+            self._rules.write_text("\n".join(rules) + "\n")
+        else:
+            self._rules.unlink(missing_ok=True)
+
+    def struck(self) -> int:
+        """How often a rule was applied."""
+        counted = self._rules.with_name(f"{self._rules.name}.struck")
+        return counted.stat().st_size if counted.exists() else 0
+
+    def hang(self) -> None:
+        """Every call waits, and cannot be interrupted by who makes it."""
+        assert self._server is not None
+        self._server.send_signal(signal.SIGSTOP)
+
+    def answer(self) -> None:
+        assert self._server is not None
+        self._server.send_signal(signal.SIGCONT)
+
+    def die(self) -> None:
+        """As a filesystem's client that crashed: ENOTCONN, until it is unmounted and mounted again."""
+        if self._server is not None:
+            self._server.kill()
+            self._server.wait(10)
+            self._server = None
+
+    def unmount(self) -> None:
+        """Fails while anybody has something open there."""
+        self.die()
+        if is_mounted(self.where):
+            unmount(self.where)
+
+
+def unmount(where: Path, seconds: float = 10.0) -> None:
+    # Busy for a moment after the death of a process that had I/O in flight there.
+    until(f"{where} is unmounted", lambda: subprocess.run(["umount", str(where)], capture_output=True).returncode == 0, seconds)
+
+
 class Mounts:
     """Small filesystems; a test is skipped, saying why, where they cannot be made."""
 
@@ -157,6 +221,7 @@ class Mounts:
         self.folder = folder
         self.mounted: list[Path] = []
         self.frozen: set[Path] = set()
+        self.faulty: list[FaultFs] = []
 
     def _mount(self, name: str, *command: str) -> Path:
         where = self.folder / name
@@ -174,14 +239,45 @@ class Mounts:
         return self._mount(name, "-t", "tmpfs", "-o", f"size={size}", "cairn-test")
 
     def xfs(self, size: str = "1G", name: str = "xfs") -> Path:
-        for tool in ("mkfs.xfs", "fsfreeze"):
+        return self._loop("mkfs.xfs", "-q", "-f", size=size, name=name)
+
+    def ext4(self, size: str = "64M", name: str = "ext4", files: int = 4096) -> Path:
+        """With room for so many files and folders."""
+        return self._loop("mkfs.ext4", "-q", "-F", "-m", "0", "-e", "remount-ro", "-N", str(files), size=size, name=name)
+
+    def _loop(self, *make: str, size: str, name: str) -> Path:
+        for tool in (make[0], "fsfreeze", "xfs_io"):
             if shutil.which(tool) is None:
                 pytest.skip(f"{tool} is not here")
         self.folder.mkdir(parents=True, exist_ok=True)
         image = self.folder / f"{name}.img"
         _run("truncate", "-s", size, str(image))
-        _run("mkfs.xfs", "-q", "-f", str(image))
+        _run(*make, str(image))
         return self._mount(name, "-o", "loop", str(image))
+
+    def faultfs(self, name: str = "faulty") -> FaultFs:
+        if os.getuid() != 0 or not Path("/dev/fuse").exists():
+            pytest.skip("FUSE is not here")
+        if subprocess.run([FaultFs.PYTHON, "-c", "import fusepy"], capture_output=True).returncode != 0:
+            pytest.skip(f"{FaultFs.PYTHON} has no fusepy (Debian: python3-fusepy)")
+        self.faulty.append(FaultFs(self.folder / f"{name}.root", self.folder / name))
+        return self.faulty[-1]
+
+    def shut_down(self, where: Path) -> None:
+        """The disk is gone: every call is EIO until it is unmounted by all and mounted again."""
+        _run("xfs_io", "-x", "-c", "shutdown", str(where))
+
+    def turn_read_only(self, where: Path) -> None:
+        """What an error in an ext4's own data does to it."""
+        device = next(line.split()[0] for line in Path("/proc/mounts").read_text().splitlines() if line.split()[1] == str(where))
+        trigger = Path("/sys/fs/ext4") / Path(device).name / "trigger_fs_error"
+        if not trigger.exists():
+            pytest.skip(f"no {trigger}")
+        trigger.write_text("by a test\n")
+
+    def mount_again(self, where: Path) -> None:
+        """After `unmount`."""
+        _run("mount", "-o", "loop", str(self.folder / f"{where.name}.img"), str(where))
 
     def freeze(self, where: Path) -> None:
         _run("fsfreeze", "-f", str(where))
@@ -194,12 +290,10 @@ class Mounts:
     def remove(self) -> None:
         for where in list(self.frozen):
             self.thaw(where)
+        for faulty in self.faulty:
+            faulty.unmount()
         for where in reversed(self.mounted):
-            # Busy for a moment after the death of a process that had I/O in flight there.
-            for _ in range(100):
-                if subprocess.run(["umount", str(where)], capture_output=True).returncode == 0:
-                    break
-                time.sleep(0.1)
-            else:
-                raise RuntimeError(f"{where} cannot be unmounted")
+            if is_mounted(where):
+                unmount(where)
         self.mounted.clear()
+        self.faulty.clear()
