@@ -15,7 +15,7 @@ export CAIRN_BIN ?= $(CURDIR)/.build/release
 # Linked with Swift's own libraries, so that an installed binary needs no toolchain beside it.
 RELEASE := swift build -c release --static-swift-stdlib
 
-.PHONY: help run test damage test-mutations simulate soak build release install clean bench scale setup check-systemd test-swift test-python crash
+.PHONY: help run test damage test-mutations simulate soak build release install clean bench scale setup check-systemd test-swift test-python crash fuzz sanitize
 
 help:
 	@printf '%s\n' \
@@ -27,6 +27,8 @@ help:
 	  'make soak      MINUTES=60: eight ranks save, restore and are killed, while what the daemon takes is watched and plotted' \
 	  'make crash     CRASHES=200 KILLS=2000: power lost, and processes killed, at so many seeded moments (45 minutes); tables of both' \
 	  'make damage    CASES=5000 SEED=1: that many damaged bytes and files on both tiers, each followed by ls, verify and restores' \
+	  'make fuzz      SECONDS=60: libFuzzer that long against each parser of what clients and disks say; PARSER=name: one of them' \
+  'make sanitize  the Swift tests under the thread and the address sanitizer' \
 	  'make bench     side by side with torch.distributed.checkpoint, 1 GiB of state' \
 	  'make install   DESTDIR=… PREFIX=/usr: binaries, configuration, systemd units' \
 	  'make clean     remove what was built and .venv'
@@ -83,6 +85,19 @@ crash: release
 	  Tests/EndToEndTests/test_power_loss.py Tests/EndToEndTests/test_kill_storm.py
 
 # CAIRN_GLUSTER=full adds the outages of a GlusterFS volume that take long to be noticed.
+# Not part of `make test`, which replays a fixed series (CairnFuzzTests). The number of seconds is for each parser.
+SECONDS ?= 60
+fuzz: setup
+	CAIRN_FUZZ=1 swift build -c release --scratch-path .build/fuzz -Xswiftc -sanitize=fuzzer -Xswiftc -use-ld=lld --product cairn-fuzz
+	scripts/fuzz.sh .build/fuzz/release/cairn-fuzz $(SECONDS) $(PARSER)
+
+# Each in a build of its own (20 minutes). The exit code tells, not what the tests print: a race is an error at the process's end.
+# Left out is what measures time.
+sanitize: setup
+	for sanitizer in thread address; do \
+	  timeout --kill-after=30 3600 swift test --sanitize=$$sanitizer --disable-xctest --scratch-path .build/$$sanitizer \
+	    --skip aHundredThousandShardsAreLaidOutQuickly; done
+
 test-python: release
 	test -x "$(CAIRN_BIN)/cairnd"
 	timeout --kill-after=30 2400 $(PYTHON) -m pytest -c Python/pyproject.toml --rootdir . -q -rs --durations 5 \

@@ -63,6 +63,11 @@ let package = Package(
         .target(name: "CairnSimulation", dependencies: ["CairnEngine", "CairnModel", "CairnMessages"], path: "Tests/CairnSimulation", swiftSettings: strict),
         .executableTarget(name: "cairn-simulate", dependencies: ["CairnSimulation"], path: "Tests/Simulate", swiftSettings: strict),
 
+        // Every parser of bytes that somebody else wrote: a library for its tests and for libFuzzer (below, `make fuzz`).
+        .target(name: "CairnFuzz", dependencies: ["CairnModel", "CairnStore", "CairnTier", "CairnMessages", "CairnWire", "CairnConfiguration"],
+                path: "Tests/CairnFuzz", swiftSettings: strict),
+
+        .testTarget(name: "CairnFuzzTests", dependencies: ["CairnFuzz"]),
         .testTarget(name: "CairnEngineTests", dependencies: ["CairnEngine", "CairnModel", "CairnMessages", "CairnSimulation"]),
         .testTarget(name: "CairnStoreTests", dependencies: ["CairnStore", "CairnModel", "CairnIO", "CairnTier", "CairnMessages"]),
         .testTarget(name: "CairnIOTests", dependencies: ["CairnIO", "CairnStager", "CairnMessages", "CairnModel"]),
@@ -72,3 +77,9 @@ let package = Package(
     ],
     swiftLanguageModes: [.v6]
 )
+
+// Its main function is libFuzzer's, so it links only with -sanitize=fuzzer: no part of a usual build.
+if Context.environment["CAIRN_FUZZ"] != nil {
+    package.targets.append(.executableTarget(name: "cairn-fuzz", dependencies: ["CairnFuzz"], path: "Tests/Fuzz", exclude: ["json.dict"],
+                                             swiftSettings: [.treatAllWarnings(as: .error), .unsafeFlags(["-parse-as-library"])]))
+}

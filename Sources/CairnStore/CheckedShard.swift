@@ -21,12 +21,12 @@ struct CheckedShard {
 
         var shard = given
         if let globalShape = given.globalShape {
-            guard Self.bytes(globalShape, dtype) != nil else {
-                throw invalid("global shape \(globalShape) is negative or its size overflows")
-            }
             let offsets = given.offsets ?? Array(repeating: 0, count: globalShape.count)
             guard globalShape.count == given.shape.count, offsets.count == given.shape.count else {
-                throw invalid("shape \(given.shape), global shape \(globalShape) and offsets \(offsets) differ in their number of dimensions")
+                throw invalid("shape, global shape and offsets differ in their number of dimensions: \(given.shape.count), \(globalShape.count), \(offsets.count)")
+            }
+            guard Self.bytes(globalShape, dtype) != nil else {
+                throw invalid("global shape \(globalShape) is negative or its size overflows")
             }
             for dimension in globalShape.indices {
                 let (end, overflow) = offsets[dimension].addingReportingOverflow(given.shape[dimension])
@@ -41,9 +41,7 @@ struct CheckedShard {
                 shard.offsets = nil
             }
         } else {
-            guard given.offsets?.allSatisfy({ $0 == 0 }) ?? true else {
-                throw invalid("offsets \(given.offsets ?? []) without a global shape")
-            }
+            guard given.offsets?.allSatisfy({ $0 == 0 }) ?? true else { throw invalid("offsets without a global shape") }
             shard.offsets = nil
         }
 

@@ -43,13 +43,15 @@ extension LayoutFile {
     /// Puts together what the members say; `problem` then checks it as a whole.
     private static func layout(_ worldSize: Int, _ runs: [RankRun], _ sets: [[Tag]], _ rows: [Row]) throws(RecordError) -> StoredLayout {
         guard (1...StoreLimits.worldSize).contains(worldSize) else { throw .inconsistent(reason: "world size \(worldSize)") }
-        var dataBytes: [Int: Int] = [:]
+        var dataBytes: [Int: Int] = [:], members = 0
         for run in runs {
             guard StoredLayout.isPossible(run, worldSize) else {
                 throw .inconsistent(reason: "a run of \(run.count) ranks from \(run.first) by \(run.stride)")
             }
+            // A few bytes can say a run of a million ranks; all runs together have as many as there are files.
+            members += run.count
+            guard members <= rows.count else { throw .inconsistent(reason: "the runs hold more than \(rows.count) files") }
             for member in 0..<run.count { dataBytes[run.rank(member)] = run.dataBytes }
-            guard dataBytes.count <= 2 * worldSize else { throw .inconsistent(reason: "the runs hold more files than the world") }
         }
         var files: [StoredFile] = []
         files.reserveCapacity(rows.count)

@@ -3,15 +3,15 @@ import CairnMessages
 import CairnModel
 import CairnStore
 
-struct HaveRecord: RecordValue {
-    var format: String
-    var uid: UInt32
-    var run: String
-    var attempt: Int
-    var node: String
-    var list: HaveList
+package struct HaveRecord: RecordValue, Hashable {
+    package var format: String
+    package var uid: UInt32
+    package var run: String
+    package var attempt: Int
+    package var node: String
+    package var list: HaveList
 
-    init(run: RunKey, attempt: Int, node: String, list: HaveList) {
+    package init(run: RunKey, attempt: Int, node: String, list: HaveList) {
         format = FileHeader.format
         uid = run.uid
         self.run = run.name
@@ -20,9 +20,9 @@ struct HaveRecord: RecordValue {
         self.list = list
     }
 
-    var runKey: RunKey { RunKey(uid: uid, name: run) }
+    package var runKey: RunKey { RunKey(uid: uid, name: run) }
 
-    func problem() -> String? {
+    package func problem() -> String? {
         if !RunKey.isValidName(run) { return "the run's name '\(run)' is not valid" }
         if attempt < 1 { return "attempt \(attempt)" }
         for ranks in [list.serves] + list.saves.map(\.ranks) + list.saves.compactMap(\.participants) + list.served.map(\.ranks) {

@@ -158,3 +158,11 @@ private func roundTrip(_ tables: [RankTable], worldSize: Int) throws -> StoredLa
     }
     #expect((50..<250).contains(sound), "both answers were asked for: \(sound)")
 }
+
+/// A few bytes can say a run of a million ranks: what is refused is refused before it is counted out.
+@Test(.timeLimit(.minutes(1))) func runsOfMoreRanksThanThereAreFilesAreRefusedAtOnce() {
+    let run = #"{"first":0,"stride":1,"count":1048576,"shards":[]}"#
+    let body = #"{"format":"cairn-1","worldSize":1048576,"runs":["# + Array(repeating: run, count: 2000).joined(separator: ",")
+        + #"],"objects":[[]],"files":[[0,4096,0,[]]]}"#
+    #expect(throws: RecordError.inconsistent(reason: "the runs hold more than 1 files")) { try LayoutFile.decode(Record.seal(Array(body.utf8))) }
+}
