@@ -112,6 +112,7 @@ int cairn_add_seals(int fd, int set) {
     if (set & CAIRN_SEAL_SEAL) seals |= F_SEAL_SEAL;
     if (set & CAIRN_SEAL_SHRINK) seals |= F_SEAL_SHRINK;
     if (set & CAIRN_SEAL_GROW) seals |= F_SEAL_GROW;
+    if (set & CAIRN_SEAL_WRITE) seals |= F_SEAL_WRITE;
     return fcntl(fd, F_ADD_SEALS, seals);
 }
 
@@ -121,6 +122,7 @@ int cairn_seals(int fd) {
     if (seals & F_SEAL_SEAL) set |= CAIRN_SEAL_SEAL;
     if (seals & F_SEAL_SHRINK) set |= CAIRN_SEAL_SHRINK;
     if (seals & F_SEAL_GROW) set |= CAIRN_SEAL_GROW;
+    if (seals & F_SEAL_WRITE) set |= CAIRN_SEAL_WRITE;
     return set;
 }
 

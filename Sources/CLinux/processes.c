@@ -106,6 +106,7 @@ static int limit(int which, uint64_t *soft, uint64_t *hard) {
 }
 
 int cairn_memory_lock_limit(uint64_t *soft, uint64_t *hard) { return limit(RLIMIT_MEMLOCK, soft, hard); }
+int cairn_open_files_limit(uint64_t *soft, uint64_t *hard) { return limit(RLIMIT_NOFILE, soft, hard); }
 
 int cairn_raise_limit(int which) {
     int resource = which == 0 ? RLIMIT_MEMLOCK : RLIMIT_NOFILE;

@@ -41,6 +41,14 @@ int cairn_unix_connect(int fd, const char *path, size_t bytes, int abstract_name
 
 int cairn_unix_accept(int fd) { return accept4(fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK); }
 
+#ifndef SO_PASSRIGHTS
+#define SO_PASSRIGHTS 83
+#endif
+int cairn_unix_refuse_descriptors(int fd) {
+    int pass = 0;
+    return setsockopt(fd, SOL_SOCKET, SO_PASSRIGHTS, &pass, sizeof pass);
+}
+
 int cairn_unix_send_timeout(int fd, int milliseconds) {
     struct timeval limit = {.tv_sec = milliseconds / 1000, .tv_usec = (milliseconds % 1000) * 1000};
     return setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);

@@ -168,7 +168,7 @@ public final class Engine {
         case .stageFailed(let handle, let kind, let text): stageFailed(handle, kind: kind, text: text)
         case .cancelled(let handle, let busy): cancelled(handle, busySlots: busy)
         case .slotFree(let slot): slotFree(slot)
-        case .memoryAttached, .leased, .leaseFailed, .copiedOut, .copyFailed: break   // main's own affair
+        case .memoryAttached, .leased, .leaseFailed, .copiedOut, .copyFailed, .changed: break   // main's own affair
         }
     }
 

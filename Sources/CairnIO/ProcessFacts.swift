@@ -12,6 +12,9 @@ public enum ProcessFacts {
     public static func raiseMemoryLockLimit() throws(IOFailure) { try syscall("raise memlock limit") { cairn_raise_limit(0) } }
     public static func raiseOpenFilesLimit() throws(IOFailure) { try syscall("raise open files limit") { cairn_raise_limit(1) } }
 
+    /// The soft limit.
+    public static func openFilesLimit() -> Int { unsafe limit { unsafe cairn_open_files_limit($0, $1) }.soft ?? .max }
+
     private static func limit(_ ask: (UnsafeMutablePointer<UInt64>, UnsafeMutablePointer<UInt64>) -> CInt) -> (soft: Int?, hard: Int?) {
         var soft: UInt64 = 0, hard: UInt64 = 0
         guard unsafe ask(&soft, &hard) == 0 else { return (nil, nil) }

@@ -93,6 +93,10 @@ public enum UnixSocket {
     public static func shutdownWriting(_ socket: Descriptor) { _ = Glibc.shutdown(socket.raw, CInt(SHUT_WR)) }
     public static func shutdown(_ socket: Descriptor) { _ = Glibc.shutdown(socket.raw, CInt(SHUT_RDWR)) }
 
+    /// Of a listening socket: descriptors sent to it, or to what it accepts, come back to their sender as an error. Without this they are
+    /// dropped unseen, and dropping one can block: a TCP socket that lingers, for as long as its owner said. False on kernels before 6.16.
+    public static func refuseDescriptors(_ socket: Descriptor) -> Bool { cairn_unix_refuse_descriptors(socket.raw) == 0 }
+
     public static func setNonBlocking(_ socket: Descriptor, _ on: Bool) throws(IOFailure) {
         let flags = try syscall("read flags") { fcntl(socket.raw, F_GETFL) }
         try syscall("set flags") { fcntl(socket.raw, F_SETFL, on ? flags | O_NONBLOCK : flags & ~O_NONBLOCK) }

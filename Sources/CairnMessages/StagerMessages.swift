@@ -25,11 +25,18 @@ public struct StagerStart: Codable, Sendable {
     }
 }
 
-/// A run of bytes of the file and where they are in the rank's memory. Packed as 4 words: fileOffset, address, bytes, eager.
+/// A run of bytes of the file and where they are: in the rank's memory, or in a memfd that it attached.
+/// Packed as 4 words: fileOffset, address, bytes, eager + 2 * (source + 1).
 public struct StageExtent: Hashable, Codable, Sendable {
+    /// Memfds that one session may have attached; they are numbered below it.
+    public static let sources = 64
+
+    /// `address`: with a source, the offset in it.
     public var fileOffset: Int, address: UInt64, bytes: Int, eager: Bool
-    public init(fileOffset: Int, address: UInt64, bytes: Int, eager: Bool) {
-        self.fileOffset = fileOffset; self.address = address; self.bytes = bytes; self.eager = eager
+    /// Number of an attached memfd; nil: the rank's memory.
+    public var source: Int?
+    public init(fileOffset: Int, address: UInt64, bytes: Int, eager: Bool, source: Int? = nil) {
+        self.fileOffset = fileOffset; self.address = address; self.bytes = bytes; self.eager = eager; self.source = source
     }
     public static func pack(_ extents: [StageExtent]) -> [UInt8] {
         var words: [UInt64] = []
@@ -38,7 +45,7 @@ public struct StageExtent: Hashable, Codable, Sendable {
             words.append(UInt64(extent.fileOffset))
             words.append(extent.address)
             words.append(UInt64(extent.bytes))
-            words.append(extent.eager ? 1 : 0)
+            words.append((extent.eager ? 1 : 0) + 2 * UInt64((extent.source ?? -1) + 1))
         }
         return Words.pack(words)
     }
@@ -47,7 +54,9 @@ public struct StageExtent: Hashable, Codable, Sendable {
         var extents: [StageExtent] = []
         extents.reserveCapacity(words.count / 4)
         for at in stride(from: 0, to: words.count, by: 4) {
-            extents.append(StageExtent(fileOffset: Int(words[at]), address: words[at + 1], bytes: Int(words[at + 2]), eager: words[at + 3] != 0))
+            let source = Int(words[at + 3] / 2) - 1
+            extents.append(StageExtent(fileOffset: Int(words[at]), address: words[at + 1], bytes: Int(words[at + 2]), eager: words[at + 3] & 1 != 0,
+                                       source: source < 0 ? nil : source))
         }
         return extents
     }
@@ -62,9 +71,11 @@ public struct BeginStaging: Codable, Sendable {
     public var fileBytes: Int
     /// The objects' bytes: file offsets count from the file's first byte.
     public var objects: [StageExtent]
-    public init(handle: Int, session: String, layout: Int, dataStart: Int, fileBytes: Int, objects: [StageExtent]) {
+    /// Lazy bytes are read before `eagerStaged` too, and must be the same when they are copied.
+    public var verify: Bool
+    public init(handle: Int, session: String, layout: Int, dataStart: Int, fileBytes: Int, objects: [StageExtent], verify: Bool = false) {
         self.handle = handle; self.session = session; self.layout = layout; self.dataStart = dataStart
-        self.fileBytes = fileBytes; self.objects = objects
+        self.fileBytes = fileBytes; self.objects = objects; self.verify = verify
     }
 }
 
@@ -143,6 +154,8 @@ public enum StagerReply: Codable, Sendable {
     case eagerStaged(handle: Int)
     /// Nothing more is copied for this save, but slots may still be under a copy: cancel tells which.
     case stageFailed(handle: Int, kind: StageFailureKind, text: String)
+    /// As stageFailed: a lazy shard, the one with this byte of the file, was changed since the save began.
+    case changed(handle: Int, fileOffset: Int)
     case cancelled(handle: Int, busySlots: [Int])
     /// A slot named in `cancelled` is no longer written to.
     case slotFree(slot: Int)

@@ -1,5 +1,7 @@
 // Copies one phase of one chunk: block by block, so that a block's checksum is computed while its bytes are in the cache.
 // A block with eager and lazy bytes gets its checksum in the phase that brings its last byte.
+// Where a save is verified, its lazy bytes are read once before (`sums`), and are compared when they are copied: what the pool then holds
+// is what stood there at the save's begin, or the save fails.
 import CairnIO
 import CairnMessages
 import CairnModel
@@ -12,31 +14,30 @@ enum ChunkCopier {
         var checksums = work.checksums
         precondition(checksums.count == Sizes.blocks(ofFile: chunkEnd - chunkBegin), "\(checksums.count) checksums of a chunk")
         var number = plan.partNumber(at: chunkBegin)
-        var gather = Gather(session: plan.session, map: map)
+        var gather = Gather(plan: plan, map: map)
+        var sums = work.sums[...]
         for block in checksums.indices {
             let begin = chunkBegin + block * Sizes.blockBytes, end = min(begin + Sizes.blockBytes, chunkEnd)
             if plan.isStopped { throw .cancelled }
-            var isWhole = true
-            while true {
-                let part = plan.part(number)
-                let from = max(part.begin, begin), to = min(part.end, end)
-                if from < to {
-                    if part.eager == (work.phase == .eager) {
-                        let target = slotOffset + from - chunkBegin
-                        if let address = part.address {
-                            try gather.add(address &+ UInt64(from - part.begin), to - from, to: target)
-                        } else {
-                            map.copy(from: plan.header[from..<to], at: target)
-                        }
-                    } else if work.phase == .eager { isWhole = false }
-                }
-                if part.end > end || number + 1 == plan.partCount { break }
-                number += 1
-                if plan.part(number).begin >= end { break }
+            var isWhole = true, lazy: [Range<Int>] = []
+            try forEachPiece(plan, from: begin, to: end, &number) { (part, piece) throws(StageFailure) in
+                if part.eager == (work.phase == .eager) {
+                    let target = slotOffset + piece.lowerBound - chunkBegin
+                    if let address = part.address {
+                        try gather.add(address &+ UInt64(piece.lowerBound - part.begin), piece.count, to: target, source: part.source)
+                    } else {
+                        map.copy(from: plan.header[piece], at: target)
+                    }
+                    if !part.eager, plan.verifies { lazy.append(piece) }
+                } else if work.phase == .eager { isWhole = false }
             }
             try gather.flush()
             if isWhole && checksums[block] == nil {
                 checksums[block] = map.crc32c(offset: slotOffset + begin - chunkBegin, bytes: end - begin)
+            }
+            for piece in lazy {
+                let found = piece == begin..<end ? checksums[block] : map.crc32c(offset: slotOffset + piece.lowerBound - chunkBegin, bytes: piece.count)
+                guard found == sums.popFirst() else { throw .changed(fileOffset: piece.lowerBound) }
             }
             progress()
         }
@@ -49,23 +50,73 @@ enum ChunkCopier {
         return checksums
     }
 
-    /// Pieces whose targets lie back to back: one read for many small tensors.
+    /// CRC32C of each lazy piece of a chunk, cut where blocks end, in the order in which `copy` meets them. `scratch` has room for a block.
+    static func sums(_ work: ChunkWork, scratch: MemoryMap, progress: () -> Void) throws(StageFailure) -> [UInt32?] {
+        let plan = work.plan, chunkBegin = work.chunk * Sizes.chunkBytes
+        let chunkEnd = chunkBegin + Sizes.bytes(ofChunk: work.chunk, fileBytes: plan.fileBytes)
+        var number = plan.partNumber(at: chunkBegin)
+        var gather = Gather(plan: plan, map: scratch)
+        var sums: [UInt32?] = []
+        for begin in stride(from: chunkBegin, to: chunkEnd, by: Sizes.blockBytes) {
+            if plan.isStopped { throw .cancelled }
+            var lazy: [Range<Int>] = []
+            try forEachPiece(plan, from: begin, to: min(begin + Sizes.blockBytes, chunkEnd), &number) { (part, piece) throws(StageFailure) in
+                guard !part.eager, let address = part.address else { return }
+                try gather.add(address &+ UInt64(piece.lowerBound - part.begin), piece.count, to: piece.lowerBound - begin, source: part.source)
+                lazy.append(piece)
+            }
+            try gather.flush()
+            for piece in lazy { sums.append(scratch.crc32c(offset: piece.lowerBound - begin, bytes: piece.count)) }
+            progress()
+        }
+        if plan.session.isGone { throw .gone }
+        return sums
+    }
+
+    /// The parts that make up a block, with the file's bytes of each that lie in it. `number`: the first part to look at; the next block's after it.
+    private static func forEachPiece(_ plan: StagePlan, from begin: Int, to end: Int, _ number: inout Int,
+                                     _ body: (StagePlan.Part, Range<Int>) throws(StageFailure) -> Void) throws(StageFailure) {
+        while true {
+            let part = plan.part(number)
+            let from = max(part.begin, begin), to = min(part.end, end)
+            if from < to { try body(part, from..<to) }
+            if part.end > end || number + 1 == plan.partCount { return }
+            number += 1
+            if plan.part(number).begin >= end { return }
+        }
+    }
+
+    /// Pieces of one source whose targets lie back to back: one read for many small tensors.
     private struct Gather {
-        let session: Session, map: MemoryMap
+        let plan: StagePlan, map: MemoryMap
+        var source: Int?
         var pieces: [(address: UInt64, bytes: Int)] = []
         var begin = 0, end = 0
 
-        mutating func add(_ address: UInt64, _ bytes: Int, to target: Int) throws(StageFailure) {
-            if target != end || pieces.count == IOLimits.gatheredPieces { try flush() }
-            if pieces.isEmpty { begin = target; end = target }
+        init(plan: StagePlan, map: MemoryMap) { self.plan = plan; self.map = map }
+
+        mutating func add(_ address: UInt64, _ bytes: Int, to target: Int, source: Int?) throws(StageFailure) {
+            if source != self.source || target != end || pieces.count == IOLimits.gatheredPieces { try flush() }
+            if pieces.isEmpty { begin = target; end = target; self.source = source }
             pieces.append((address, bytes))
             end += bytes
         }
 
         mutating func flush() throws(StageFailure) {
             guard !pieces.isEmpty else { return }
-            do { try session.read(pieces, into: map, at: begin) } catch { throw StageFailure(error) }
+            if let source { try read(source) } else {
+                do { try plan.session.read(pieces, into: map, at: begin) } catch { throw StageFailure(error) }
+            }
             pieces.removeAll(keepingCapacity: true)
+        }
+
+        private func read(_ source: Int) throws(StageFailure) {
+            guard let memory = plan.memory(ofSource: source) else { preconditionFailure("a plan whose sources were not looked for") }
+            var target = begin
+            for piece in pieces {
+                do { try memory.read(Int(piece.address), piece.bytes, into: map, at: target) } catch { throw .failed(.other, "\(error)") }
+                target += piece.bytes
+            }
         }
     }
 }

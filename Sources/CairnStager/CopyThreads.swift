@@ -3,6 +3,7 @@
 // such a copy cannot be ended: its thread is written off and replaced, its slot stays busy until it returns (if ever).
 import CairnIO
 import CairnMessages
+import CairnModel
 import Synchronization
 
 final class CopyThreads: Sendable {
@@ -51,27 +52,33 @@ final class CopyThreads: Sendable {
         let place = Place(numbers.add(1, ordering: .relaxed).newValue, phase)
         places.update { $0.append(place) }
         switch phase {
-        case .eager: try Threads.spawn(name: "eager-\(place.number)") { self.run(place) }
+        case .eager, .sum: try Threads.spawn(name: "eager-\(place.number)") { self.run(place) }
         case .lazy: try Threads.spawn(name: "stage-\(place.number)", niceness: niceness, scheduling: .batch) { self.run(place) }
         }
     }
 
     private func run(_ place: Place) {
         defer { places.update { $0.removeAll { $0 === place } } }
-        while let work = queue.take(place.phase) {
+        while let work = queue.take(place.phase, thread: place.number) {
             place.progressNanoseconds.store(Clock.monotonicNanoseconds(), ordering: .releasing)
             place.work.update { $0 = work }
             running.update { $0 += 1 }
-            let (map, offset) = pool.place(ofSlot: work.slot)
-            let outcome = Result { () throws(StageFailure) in
-                try ChunkCopier.copy(work, into: map, at: offset) {
-                    place.progressNanoseconds.store(Clock.monotonicNanoseconds(), ordering: .releasing)
-                }
-            }
+            let outcome = Result { () throws(StageFailure) in try perform(work, place) }
             place.work.update { $0 = nil }
             running.update { $0 -= 1 }
             guard queue.complete(work, thread: place.number, outcome) else { return }
         }
+    }
+
+    private func perform(_ work: ChunkWork, _ place: Place) throws(StageFailure) -> [UInt32?] {
+        func progress() { place.progressNanoseconds.store(Clock.monotonicNanoseconds(), ordering: .releasing) }
+        guard work.phase == .sum else {
+            let (map, offset) = pool.place(ofSlot: work.slot)
+            return try ChunkCopier.copy(work, into: map, at: offset, progress: progress)
+        }
+        let scratch: MemoryMap
+        do { scratch = try MemoryMap(anonymous: Sizes.blockBytes) } catch { throw .failed(.other, "\(error)") }
+        return try ChunkCopier.sums(work, scratch: scratch, progress: progress)
     }
 
     private func watch() {

@@ -1,5 +1,7 @@
-// SOCKET.memory: where a rank whose memory may not be read by pid hands over a read-only descriptor of its /proc/self/mem.
+// SOCKET.memory: where a rank whose memory may not be read by pid hands over a read-only descriptor of its /proc/self/mem, and where any
+// rank hands over sealed memfds as sources of its saves.
 //   {"method": "dev.cairn.Checkpoint.Attach", "parameters": {"session": TOKEN, "memory": 0}} and one descriptor
+//   {"method": "dev.cairn.Checkpoint.Attach", "parameters": {"session": TOKEN, "source": 0, "number": 5}} and one descriptor
 // A connection has a thread of its own: what a client sends is looked at, and closed, only there. A descriptor that hangs at
 // either holds this one thread and nothing else.
 import CairnIO
@@ -94,7 +96,7 @@ final class MemorySocket: Sendable {
             let reply: [UInt8]?
             do throws(WireError) {
                 guard !part.droppedDescriptors, descriptors.count <= IOLimits.clientDescriptors else {
-                    throw .notPermitted(reason: "one descriptor is expected, of /proc/self/mem")
+                    throw .notPermitted(reason: "at most \(IOLimits.clientDescriptors) descriptors are expected")
                 }
                 guard let message = try framing.next() else { continue }
                 // Not a call: nothing to answer to.
@@ -117,6 +119,7 @@ final class MemorySocket: Sendable {
         }
         guard let session = sessions[parameters.session] else { throw .notOpen }
         guard session.uid == peer.uid else { throw .notPermitted(reason: "the session is another user's") }
+        if let source = parameters.source { return try attach(source, parameters, descriptors, session) }
         guard let index = parameters.memory, descriptors.indices.contains(index) else {
             throw .invalidParameter(parameter: "memory")
         }
@@ -125,5 +128,17 @@ final class MemorySocket: Sendable {
         }
         session.attach(descriptors[index])
         outbox.post(.memoryAttached(token: session.token))
+    }
+
+    private func attach(_ source: Int, _ parameters: Checkpoint.Attach.Parameters, _ descriptors: [Descriptor], _ session: Session) throws(WireError) {
+        guard parameters.memory == nil, descriptors.indices.contains(source) else { throw .invalidParameter(parameter: "source") }
+        guard let number = parameters.number, (0..<StageExtent.sources).contains(number) else { throw .invalidParameter(parameter: "number") }
+        guard session.sources[number] != nil || sessions.sources(ofUser: session.uid) < StagerLimits.sourcesPerUser else {
+            throw .tooLarge(bytes: StagerLimits.sourcesPerUser + 1, limit: StagerLimits.sourcesPerUser)
+        }
+        guard let memory = SealedMemory(descriptors[source]) else {
+            throw .notPermitted(reason: "the descriptor is no memfd with the seals F_SEAL_WRITE and F_SEAL_SHRINK")
+        }
+        session.attach(memory, number: number)
     }
 }

@@ -10,6 +10,7 @@ final class Session: Sendable {
     private let pidfd: Descriptor?
     private let byPid: RankMemory?
     private let attached = Mutex<RankMemory?>(nil)
+    private let numbered = Mutex<[Int: SealedMemory]>([:])
 
     init(token: String, uid: UInt32, pid: Int32, forceDescriptor: Bool) {
         self.token = token; self.uid = uid
@@ -20,6 +21,11 @@ final class Session: Sendable {
     }
 
     func attach(_ memory: Descriptor) { attached.withLock { $0 = RankMemory(memoryDescriptor: memory) } }
+
+    /// Replaces what had this number; saves that have begun keep that.
+    func attach(_ memory: SealedMemory, number: Int) { numbered.withLock { $0[number] = memory } }
+
+    var sources: [Int: SealedMemory] { numbered.withLock { $0 } }
 
     /// Asked after the last read of a chunk: a pid that was reused is seen here, and the bytes are not used.
     var isGone: Bool { pidfd.map(PidWatch.isGone) ?? false }

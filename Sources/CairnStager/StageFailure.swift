@@ -5,6 +5,8 @@ import CairnMessages
 enum StageFailure: Error, Sendable {
     case cancelled
     case failed(StageFailureKind, String)
+    /// A lazy byte of the piece that begins there is not what it was at the save's begin.
+    case changed(fileOffset: Int)
 
     init(_ failure: RankMemoryFailure) {
         let kind: StageFailureKind = switch failure {

@@ -1,5 +1,6 @@
 // What one rank's file is made of, and where each part comes from. Set once, read by all copy threads.
 // Parts lie back to back: the header, the layout's extents shifted by dataStart, the objects. Empty extents are left out.
+import CairnIO
 import CairnMessages
 import CairnModel
 import Synchronization
@@ -26,6 +27,8 @@ final class StagePlan: Sendable {
         var begin: Int, bytes: Int, eager: Bool
         /// Nil: bytes of the header.
         var address: UInt64?
+        /// Number of a memfd, in which the address is an offset; nil: the rank's memory.
+        var source: Int?
         var end: Int { begin + bytes }
     }
 
@@ -34,17 +37,22 @@ final class StagePlan: Sendable {
     let header: [UInt8]
     let fileBytes: Int
     let chunks: Int
+    let verifies: Bool
     private let layout: StageLayout
     private let objects: [StageExtent]
     /// Bit 0: the chunk has eager bytes, bit 1: lazy ones.
     private let flags: [UInt8]
     private let stopped = Atomic(false)
+    /// The session's memfds as they were when the save began: what is attached later under the same number is another save's.
+    private let sources: [Int: SealedMemory]
 
     /// Nil when the parts do not make up the file that was announced.
     init?(_ begin: BeginStaging, session: Session, layout: StageLayout, header: [UInt8]) {
         handle = begin.handle; fileBytes = begin.fileBytes
+        verifies = begin.verify
         self.session = session; self.layout = layout; self.header = header
         objects = begin.objects.filter { $0.bytes != 0 }
+        sources = session.sources
         guard header.count == begin.dataStart, begin.fileBytes >= 0 else { return nil }
         var end = header.count + layout.bytes
         for object in objects {
@@ -80,10 +88,25 @@ final class StagePlan: Sendable {
         if number == 0 { return Part(begin: 0, bytes: header.count, eager: true, address: nil) }
         if number <= layout.extents.count {
             let extent = layout.extents[number - 1]
-            return Part(begin: header.count + extent.fileOffset, bytes: extent.bytes, eager: extent.eager, address: extent.address)
+            return Part(begin: header.count + extent.fileOffset, bytes: extent.bytes, eager: extent.eager, address: extent.address, source: extent.source)
         }
         let object = objects[number - 1 - layout.extents.count]
-        return Part(begin: object.fileOffset, bytes: object.bytes, eager: true, address: object.address)
+        return Part(begin: object.fileOffset, bytes: object.bytes, eager: true, address: object.address, source: object.source)
+    }
+
+    /// The memfd of a part; `problemOfSources` has found all of them.
+    func memory(ofSource number: Int) -> SealedMemory? { sources[number] }
+
+    /// Why not all bytes that are to come from memfds are there; nil: they are.
+    var problemOfSources: String? {
+        for extent in [layout.extents, objects].joined() {
+            guard let number = extent.source else { continue }
+            guard let memory = sources[number] else { return "descriptor \(number) is not attached" }
+            guard extent.address <= UInt64(memory.bytes), extent.bytes <= memory.bytes - Int(extent.address) else {
+                return "descriptor \(number) has \(memory.bytes) bytes, not \(extent.bytes) at \(extent.address)"
+            }
+        }
+        return nil
     }
 
     /// The part that holds a byte of the file.

@@ -136,9 +136,13 @@ final class Stager {
         guard !copies.isExhausted else {
             return queue.refuse(begin.handle, .other, "\(StagerLimits.stuckThreads) copies are stuck: the stager takes no further save")
         }
+        guard !queue.isStuck(session.uid) else {
+            return queue.refuse(begin.handle, .stuck, "\(StagerLimits.stuckThreadsPerUser) copies of this user's memory are stuck: end the ranks that they belong to")
+        }
         guard let plan = StagePlan(begin, session: session, layout: layout, header: header) else {
             return queue.refuse(begin.handle, .other, "header, layout and objects do not make up a file of \(begin.fileBytes) bytes")
         }
+        if let problem = plan.problemOfSources { return queue.refuse(begin.handle, .other, problem) }
         queue.begin(plan)
     }
 }

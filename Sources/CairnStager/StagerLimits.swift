@@ -8,8 +8,12 @@ enum StagerLimits {
     static let attachMilliseconds = 5000
     /// One Varlink call on that socket; more is answered with TooLarge.
     static let attachBytes = 64 << 10
+    /// Memfds that the sessions of one user may have attached together; a further one is refused.
+    static let sourcesPerUser = 4096
     /// Copies that stick, with a thread each, before no further staging is taken.
     static let stuckThreads = 16
+    /// Of these, how many may be copies of one user's memory: his saves fail then, others' go on.
+    static let stuckThreadsPerUser = 4
     /// Threads for restores and leases.
     static let serviceThreads = 2
     /// Restores and leases that wait; a further one is answered as failed.

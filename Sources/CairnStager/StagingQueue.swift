@@ -1,6 +1,6 @@
 // What is to be copied, in which order, and what became of it. One lock, many copy threads.
 // (1) Sessions take turns; within one, the older save goes first.
-// (2) No lazy byte of a save is copied before its last eager one.
+// (2) No lazy byte of a save is copied before its last eager one, nor before all that are verified are summed.
 // (3) A chunk's `staged` is posted before the `eagerStaged` that its bytes complete, both under the lock.
 // (4) A slot is busy from take to complete. `cancelled` names the busy ones, and each of these gets its `slotFree`.
 import CairnIO
@@ -15,17 +15,32 @@ final class StagingQueue: Sendable {
         var eager = Fifo<(chunk: Int, slot: Int)>(), lazy = Fifo<(chunk: Int, slot: Int)>()
         /// Checksums of chunks between their two phases.
         var partial: [Int: [UInt32?]] = [:]
+        /// Chunks whose lazy bytes are not summed yet: still to be taken, and all; and the sums of the others, until they are copied.
+        var unsummed = Fifo<Int>(), sumsLeft = 0
+        var sums: [Int: [UInt32?]] = [:]
         var isOver = false
-        func hasWork(_ phase: ChunkWork.Phase) -> Bool { !isOver && (phase == .eager ? !eager.isEmpty : eagerLeft == 0 && !lazy.isEmpty) }
+        /// Copied is all that `save()` waits for.
+        var isEagerDone: Bool { eagerLeft == 0 && sumsLeft == 0 }
+
+        init(_ plan: StagePlan) {
+            self.plan = plan
+            eagerLeft = plan.eagerChunks
+            guard plan.verifies else { return }
+            for chunk in 0..<plan.chunks where plan.hasLazy(chunk) { unsummed.append(chunk); sumsLeft += 1 }
+        }
+
+        func hasWork(_ phase: ChunkWork.Phase) -> Bool {
+            !isOver && (phase == .lazy ? isEagerDone && !lazy.isEmpty : !eager.isEmpty || !unsummed.isEmpty)
+        }
     }
     private struct State: Sendable {
         var saves: [Int: Save] = [:]
         /// Handles of each session, oldest first.
         var sessions: [(token: String, handles: [Int])] = []
         var turn = 0
-        var busy: [Int: Int] = [:]          // slot: handle
+        var busy: [Int: Int] = [:]          // slot: handle; a sum has -1 - thread for its slot
         var told: Set<Int> = []             // busy slots that a `cancelled` named
-        var writtenOff: Set<Int> = []       // threads
+        var writtenOff: [Int: UInt32] = [:] // thread: whose memory it is stuck at
         var isStopped = false
     }
     private let state = Monitor(State())
@@ -39,13 +54,14 @@ final class StagingQueue: Sendable {
     func begin(_ plan: StagePlan) {
         state.update { state in
             precondition(state.saves[plan.handle] == nil, "handle \(plan.handle) begun twice")
-            state.saves[plan.handle] = Save(plan: plan, eagerLeft: plan.eagerChunks)
+            let save = Save(plan)
+            state.saves[plan.handle] = save
             if let index = state.sessions.firstIndex(where: { $0.token == plan.session.token }) {
                 state.sessions[index].handles.append(plan.handle)
             } else {
                 state.sessions.append((plan.session.token, [plan.handle]))
             }
-            if plan.eagerChunks == 0 { outbox.post(.eagerStaged(handle: plan.handle)) }
+            if save.isEagerDone { outbox.post(.eagerStaged(handle: plan.handle)) }
         }
     }
 
@@ -70,7 +86,7 @@ final class StagingQueue: Sendable {
 
     func cancel(_ handle: Int) {
         state.update { state in
-            let busy = state.busy.filter { $0.value == handle }.map(\.key).sorted()
+            let busy = state.busy.filter { $0.value == handle && $0.key >= 0 }.map(\.key).sorted()
             state.told.formUnion(busy)
             forget(&state, handle)
             outbox.post(.cancelled(handle: handle, busySlots: busy))
@@ -100,27 +116,33 @@ final class StagingQueue: Sendable {
 
     // The copy threads' side.
 
-    /// Waits for work of one phase; nil when the role ends.
-    func take(_ phase: ChunkWork.Phase) -> ChunkWork? {
+    /// Waits for work of one phase, sums being part of the eager one; nil when the role ends.
+    func take(_ phase: ChunkWork.Phase, thread: Int) -> ChunkWork? {
         state.wait { state -> ChunkWork?? in
             if state.isStopped { return .some(nil) }
-            return next(phase, &state).map { .some($0) }
+            return next(phase, thread, &state).map { .some($0) }
         } ?? nil
     }
 
-    private func next(_ phase: ChunkWork.Phase, _ state: inout State) -> ChunkWork? {
+    private func next(_ phase: ChunkWork.Phase, _ thread: Int, _ state: inout State) -> ChunkWork? {
         for step in 0..<state.sessions.count {
             let index = (state.turn + step) % state.sessions.count
             guard let handle = state.sessions[index].handles.first(where: { state.saves[$0]?.hasWork(phase) ?? false }),
                   var save = state.saves[handle] else { continue }
             state.turn = index + 1
+            if phase == .eager, save.eager.isEmpty, let chunk = save.unsummed.popFirst() {
+                state.busy[-1 - thread] = handle
+                state.saves[handle] = save
+                return ChunkWork(plan: save.plan, chunk: chunk, slot: -1 - thread, phase: .sum, checksums: [])
+            }
             guard let item = phase == .eager ? save.eager.popFirst() : save.lazy.popFirst() else { continue }
             let bytes = Sizes.bytes(ofChunk: item.chunk, fileBytes: save.plan.fileBytes)
             let checksums = save.partial.removeValue(forKey: item.chunk) ?? Array(repeating: nil, count: Sizes.blocks(ofFile: bytes))
             precondition(state.busy[item.slot] == nil, "slot \(item.slot) is under another copy")
             state.busy[item.slot] = handle
+            let sums = phase == .lazy ? save.sums.removeValue(forKey: item.chunk) ?? [] : []
             state.saves[handle] = save
-            return ChunkWork(plan: save.plan, chunk: item.chunk, slot: item.slot, phase: phase, checksums: checksums)
+            return ChunkWork(plan: save.plan, chunk: item.chunk, slot: item.slot, phase: phase, checksums: checksums, sums: sums)
         }
         return nil
     }
@@ -136,16 +158,23 @@ final class StagingQueue: Sendable {
                 switch outcome {
                 case .success(let checksums): succeed(&state, work, checksums)
                 case .failure(.cancelled): break
+                case .failure(.changed(let fileOffset)): end(&state, handle, .changed(handle: handle, fileOffset: fileOffset))
                 case .failure(.failed(let kind, let text)): fail(&state, handle, kind, text)
                 }
             }
-            return state.writtenOff.remove(thread) == nil
+            return state.writtenOff.removeValue(forKey: thread) == nil
         }
     }
 
     private func succeed(_ state: inout State, _ work: ChunkWork, _ checksums: [UInt32?]) {
         guard var save = state.saves[work.plan.handle] else { return }
         defer { state.saves[work.plan.handle] = save }
+        if work.phase == .sum {
+            save.sums[work.chunk] = checksums
+            save.sumsLeft -= 1
+            if save.isEagerDone { outbox.post(.eagerStaged(handle: work.plan.handle)) }
+            return
+        }
         if work.isLast {
             let words = checksums.compactMap { $0 }
             precondition(words.count == checksums.count, "\(work.plan.handle): chunk \(work.chunk) ended without all checksums")
@@ -157,25 +186,40 @@ final class StagingQueue: Sendable {
         guard work.phase == .eager else { return }
         save.eagerLeft -= 1
         precondition(save.eagerLeft >= 0, "\(work.plan.handle): more eager chunks than there are")
-        if save.eagerLeft == 0 { outbox.post(.eagerStaged(handle: work.plan.handle)) }
+        if save.isEagerDone { outbox.post(.eagerStaged(handle: work.plan.handle)) }
     }
 
     private func fail(_ state: inout State, _ handle: Int, _ kind: StageFailureKind, _ text: String) {
+        end(&state, handle, .stageFailed(handle: handle, kind: kind, text: text))
+    }
+
+    private func end(_ state: inout State, _ handle: Int, _ reply: StagerReply) {
         guard let save = state.saves[handle], !save.isOver else { return }
         state.saves[handle]?.isOver = true
         save.plan.stop()
-        outbox.post(.stageFailed(handle: handle, kind: kind, text: text))
+        outbox.post(reply)
     }
 
     /// The watchdog's finding. False when the copy has ended meanwhile.
     func writeOff(_ work: ChunkWork, thread: Int, text: String) -> Bool {
         state.update { state in
-            guard state.busy[work.slot] == work.plan.handle, !state.isStopped, !state.writtenOff.contains(thread) else { return false }
-            state.writtenOff.insert(thread)
+            guard state.busy[work.slot] == work.plan.handle, !state.isStopped, state.writtenOff[thread] == nil else { return false }
+            let uid = work.plan.session.uid
+            state.writtenOff[thread] = uid
             fail(&state, work.plan.handle, .stuck, text)
+            if isStuck(uid, state) {
+                for (handle, save) in state.saves where save.plan.session.uid == uid { fail(&state, handle, .stuck, text) }
+            }
             return true
         }
     }
+
+    private func isStuck(_ uid: UInt32, _ state: State) -> Bool {
+        state.writtenOff.values.count { $0 == uid } >= StagerLimits.stuckThreadsPerUser
+    }
+
+    /// Copies of this user's memory stick in as many threads as one user may hold up.
+    func isStuck(_ uid: UInt32) -> Bool { state.read { isStuck(uid, $0) } }
 
     var stuckThreads: Int { state.read { $0.writtenOff.count } }
 }

@@ -27,6 +27,11 @@ public struct FilePlan: Sendable {
         return bytes
     }
 
+    /// The shard that holds a byte of the file.
+    public func shardName(at fileOffset: Int) -> String? {
+        entries.first { (0..<$0.bytes).contains(fileOffset - dataStart - $0.dataOffset) }?.shard.name
+    }
+
     /// Shards in the order of the layout's entries, then objects in the order given. Made anew at each call.
     public var table: RankTable {
         let shards = entries.map { entry in

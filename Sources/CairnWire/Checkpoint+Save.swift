@@ -6,6 +6,7 @@ extension Checkpoint {
     /// upto: how far the save goes (default: committed). step may be absent only with hold. participants: the ranks that take part,
     /// ascending, rank 0 and the caller among them, the same on each of them (default: all). copies: these are copies of replicas that
     /// ranks of other nodes own, kept in memory and on the local tier only; such a call comes before the one for the rank's own part.
+    /// verify: all bytes are read before the reply, and the save fails, naming the shard, if one is another when it is staged.
     public enum Save: WireMethod {
         public static let name = Checkpoint.interface + ".Save"
         public struct Parameters: WireFields {
@@ -18,16 +19,17 @@ extension Checkpoint {
             public var metadata: [String: String]?
             public var hold: Bool?
             public var copies: Bool?
+            public var verify: Bool?
 
             public init(step: Int? = nil, attemptTry: Int, layout: String, objects: [Object]? = nil, upto: Level? = nil,
                         participants: [Int]? = nil, metadata: [String: String]? = nil, hold: Bool? = nil,
-                        copies: Bool? = nil) {
+                        copies: Bool? = nil, verify: Bool? = nil) {
                 self.step = step; self.attemptTry = attemptTry; self.layout = layout; self.objects = objects
                 self.upto = upto; self.participants = participants; self.metadata = metadata; self.hold = hold
-                self.copies = copies
+                self.copies = copies; self.verify = verify
             }
             public enum CodingKeys: String, CodingKey, CaseIterable { case step, attemptTry = "try", layout, objects,
-                upto, participants, metadata, hold, copies }
+                upto, participants, metadata, hold, copies, verify }
         }
         public struct Reply: WireFields {
             public var save: String

@@ -37,18 +37,22 @@ extension Checkpoint {
         }
     }
 
-    /// Makes a further connection part of a session. On the stager's socket, SOCKET.memory, with a read-only descriptor of
-    /// /proc/self/mem: memory is its index among the descriptors of this message.
+    /// Makes a further connection part of a session. On the stager's socket, SOCKET.memory, with a descriptor, whose index among
+    /// those of this message is memory or source. memory: of /proc/self/mem, read-only. source: a memfd with the seals
+    /// F_SEAL_WRITE and F_SEAL_SHRINK, which shards and objects then name by number (0 to 63); it replaces the one of that
+    /// number for saves that begin later.
     public enum Attach: WireMethod {
         public static let name = Checkpoint.interface + ".Attach"
         public struct Parameters: WireFields {
             public var session: String
             public var memory: Int?
+            public var source: Int?
+            public var number: Int?
 
-            public init(session: String, memory: Int? = nil) {
-                self.session = session; self.memory = memory
+            public init(session: String, memory: Int? = nil, source: Int? = nil, number: Int? = nil) {
+                self.session = session; self.memory = memory; self.source = source; self.number = number
             }
-            public enum CodingKeys: String, CodingKey, CaseIterable { case session, memory }
+            public enum CodingKeys: String, CodingKey, CaseIterable { case session, memory, source, number }
         }
         public typealias Reply = Nothing
     }

@@ -22,9 +22,9 @@ extension Checkpoint {
           memory: ?[]Extent,
           # The rank puts the bytes itself, by way of a lease (reserved).
           streamed: ?bool,
-          # Index of a descriptor passed with the call (reserved).
+          # Number of a sealed memfd that Attach gave on SOCKET.memory.
           descriptor: ?int,
-          # Where the bytes begin in that descriptor (reserved).
+          # Where the bytes begin in that memfd; absent: at 0.
           offset: ?int
         )
 
@@ -109,9 +109,11 @@ extension Checkpoint {
         method Open(run: string, rank: int, worldSize: int, localRank: ?int, localWorldSize: ?int, attempt: ?string, number: ?int)
           -> (session: string, node: string, memory: bool, limits: [string]int)
 
-        # Makes a further connection part of a session. On the stager's socket, SOCKET.memory, with a read-only descriptor of
-        # /proc/self/mem: memory is its index among the descriptors of this message.
-        method Attach(session: string, memory: ?int) -> ()
+        # Makes a further connection part of a session. On the stager's socket, SOCKET.memory, with a descriptor, whose index among
+        # those of this message is memory or source. memory: of /proc/self/mem, read-only. source: a memfd with the seals
+        # F_SEAL_WRITE and F_SEAL_SHRINK, which shards and objects then name by number (0 to 63); it replaces the one of that
+        # number for saves that begin later.
+        method Attach(session: string, memory: ?int, source: ?int, number: ?int) -> ()
 
         # Waits until this rank's saves are staged, then ends the session.
         method Close() -> ()
@@ -124,7 +126,8 @@ extension Checkpoint {
         # upto: how far the save goes (default: committed). step may be absent only with hold. participants: the ranks that take part,
         # ascending, rank 0 and the caller among them, the same on each of them (default: all). copies: these are copies of replicas that
         # ranks of other nodes own, kept in memory and on the local tier only; such a call comes before the one for the rank's own part.
-        method Save(step: ?int, try: int, layout: string, objects: ?[]Object, upto: ?Level, participants: ?[]int, metadata: ?[string]string, hold: ?bool, copies: ?bool)
+        # verify: all bytes are read before the reply, and the save fails, naming the shard, if one is another when it is staged.
+        method Save(step: ?int, try: int, layout: string, objects: ?[]Object, upto: ?Level, participants: ?[]int, metadata: ?[string]string, hold: ?bool, copies: ?bool, verify: ?bool)
           -> (save: string, bytes: int)
 
         # Ends a held save, which is not flushed before.

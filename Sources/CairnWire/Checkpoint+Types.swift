@@ -14,9 +14,9 @@ extension Checkpoint {
         public var memory: [Extent]?
         /// The rank puts the bytes itself, by way of a lease (reserved).
         public var streamed: Bool?
-        /// Index of a descriptor passed with the call (reserved).
+        /// Number of a sealed memfd that Attach gave on SOCKET.memory.
         public var descriptor: Int?
-        /// Where the bytes begin in that descriptor (reserved).
+        /// Where the bytes begin in that memfd; absent: at 0.
         public var offset: Int?
 
         public init(memory: [Extent]? = nil, streamed: Bool? = nil, descriptor: Int? = nil, offset: Int? = nil) {

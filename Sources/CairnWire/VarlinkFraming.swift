@@ -19,7 +19,7 @@ public struct VarlinkFraming: Sendable {
 
     public mutating func append(_ bytes: [UInt8]) {
         if head == buffer.count {
-            buffer.removeAll(keepingCapacity: buffer.capacity <= 1 << 20)
+            buffer.removeAll(keepingCapacity: buffer.capacity <= 1 << 16)
             head = 0
             scanned = 0
         } else if head > 1 << 16, head > buffer.count / 2 {

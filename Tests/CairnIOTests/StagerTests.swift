@@ -142,6 +142,42 @@ import Testing
         #expect(try kind(4) == .other)
     }
 
+    @Test func whatIsVerifiedAndUnchangedIsStaged() throws {
+        let stager = try StagerHarness(slots: 6)
+        _ = try stager.openSession()
+        let rank = try FakeRank(parts: mixed)
+        try rank.begin(stager, handle: 1, verify: true)
+        let order = try stageAll(stager, rank, handle: 1)
+        #expect(order.filter { $0 == "eager" }.count == 1)
+        check(stager, rank)
+    }
+
+    /// In every kind of lazy piece: whole blocks, one cut by a block's end, a few bytes beside others.
+    @Test(arguments: [(1, 7 << 20 - 1), (2, 0), (50, 3), (302, 0)])
+    func aByteChangedBetweenTheSumAndTheCopyFailsTheSave(part: Int, byte: Int) throws {
+        let stager = try StagerHarness(slots: 6)
+        _ = try stager.openSession()
+        let parts = [(4 << 20, true), (7 << 20, false), (9 << 20 + 100_003, false)] + (0..<299).map { (1000 + $0, false) } + [(6 << 20, false)]
+        let rank = try FakeRank(parts: parts, objects: [7])
+        let held = [1, 2], changed = rank.extents[part]
+        #expect(held.contains((4096 + changed.fileOffset + byte) / Sizes.chunkBytes), "the byte is in a chunk that waits")
+        try rank.begin(stager, handle: 1, verify: true)
+        try stager.send(.stage((0..<rank.chunks).filter { !held.contains($0) }.map { ChunkAssignment(handle: 1, chunk: $0, slot: $0) }))
+        while true { if case .eagerStaged(handle: 1) = try stager.next().reply { break } }
+        let at = Int(changed.address - rank.memory.address(of: 0)) + byte
+        rank.memory.copy(from: [rank.memory.copyBytes(offset: at, count: 1)[0] ^ 1], at: at)
+        try stager.send(.stage(held.map { ChunkAssignment(handle: 1, chunk: $0, slot: $0) }))
+        while true {
+            switch try stager.next().reply {
+            case .staged: continue
+            case .changed(handle: 1, let fileOffset):
+                #expect((changed.fileOffset..<changed.fileOffset + changed.bytes).contains(fileOffset - 4096))
+                return
+            default: throw Unexpected()
+            }
+        }
+    }
+
     @Test func rankThatEndedIsGone() throws {
         let stager = try StagerHarness(slots: 2)
         let child = try ChildProcess.spawn(executable: "/bin/sleep", arguments: ["sleep", "60"])

@@ -40,7 +40,7 @@ int cairn_direct_alignment(int fd);
 int cairn_try_lock(int fd);
 
 // Memory
-enum { CAIRN_SEAL_SEAL = 1, CAIRN_SEAL_SHRINK = 2, CAIRN_SEAL_GROW = 4 };
+enum { CAIRN_SEAL_SEAL = 1, CAIRN_SEAL_SHRINK = 2, CAIRN_SEAL_GROW = 4, CAIRN_SEAL_WRITE = 8 };
 int cairn_memfd(const char *name);
 int cairn_add_seals(int fd, int set);
 int cairn_seals(int fd);
@@ -68,6 +68,7 @@ int cairn_set_name(const char *name);
 int cairn_ignore_signal(int number);
 char *const *cairn_environment(void);
 int cairn_memory_lock_limit(uint64_t *soft, uint64_t *hard);
+int cairn_open_files_limit(uint64_t *soft, uint64_t *hard);
 /// Soft limit to hard limit; 0 memory lock, 1 open files.
 int cairn_raise_limit(int which);
 
@@ -79,6 +80,8 @@ int cairn_unix_pair(int fds[2]);
 int cairn_unix_bind(int fd, const char *path, size_t bytes);
 int cairn_unix_connect(int fd, const char *path, size_t bytes, int abstract_name);
 int cairn_unix_accept(int fd);
+/// Whoever sends descriptors to this socket, or to one accepted from it, gets EPERM (Linux 6.16).
+int cairn_unix_refuse_descriptors(int fd);
 int cairn_unix_send_timeout(int fd, int milliseconds);
 int cairn_unix_peer(int fd, int32_t *pid, uint32_t *uid, uint32_t *gid);
 ssize_t cairn_receive(int fd, void *to, size_t bytes, int wait);

@@ -93,6 +93,9 @@ extension Daemon {
             guard context.isLive else { return }
         }
         let peer = context.connection.peer
+        guard sessions.values.count(where: { $0.run.uid == peer.uid }) < DaemonLimits.share(engine.limits.sessions) else {
+            return context.fail(.failed(reason: "uid \(peer.uid) has \(DaemonLimits.share(engine.limits.sessions)) sessions, as many as one user may have"))
+        }
         let token = Entropy.hex(bytes: 16)
         let session = ClientSession(token: token, run: RunKey(uid: peer.uid, name: parameters.run), rank: parameters.rank,
                                     worldSize: parameters.worldSize, pid: peer.pid,
@@ -133,8 +136,8 @@ extension Daemon {
     }
 
     func attach(_ parameters: Checkpoint.Attach.Parameters, _ context: CallContext) {
-        guard parameters.memory == nil else {
-            return context.fail(.notPermitted(reason: "a memory descriptor goes to the stager's socket '\(configuration.memorySocket)', not to this one"))
+        guard parameters.memory == nil, parameters.source == nil, parameters.number == nil else {
+            return context.fail(.notPermitted(reason: "a descriptor goes to the stager's socket '\(configuration.memorySocket)', not to this one"))
         }
         guard let session = sessions[parameters.session], session.isOpen, session.run.uid == context.uid else { return context.fail(.notOpen) }
         guard context.connection.session == nil else { return context.fail(.failed(reason: "this connection belongs to a session already")) }

@@ -17,26 +17,45 @@ extension Daemon {
         for entry in layout.entries {
             let source = parameters.shards[entry.index].source
             if source.streamed == true { return context.fail(.notSupported(feature: "streamed sources")) }
-            if source.descriptor != nil { return context.fail(.notSupported(feature: "descriptor sources")) }
-            if let problem = addExtents(source.memory, bytes: entry.bytes, at: entry.dataOffset, eager: entry.shard.eager, to: &extents) {
+            if let problem = addExtents(source, bytes: entry.bytes, at: entry.dataOffset, eager: entry.shard.eager, to: &extents) {
                 return context.fail(.invalidShard(name: entry.shard.name, reason: problem))
             }
             if entry.shard.eager, entry.bytes > 0 { hasEager = true }
         }
+        // A layout that is not needed any more makes room for this one.
+        let charge = MemoryCharge(clientMemory, uid: session.run.uid)
+        while !charge.set(context.messageBytes) {
+            guard !session.layouts.isEmpty else {
+                return context.fail(.tooLarge(bytes: context.messageBytes, limit: clientMemory.left(session.run.uid)))
+            }
+            forgetOldestLayout(session)
+        }
         let number = nextLayout
         nextLayout += 1
         let name = "\(layout.digest.prefix(12))-\(number)"
-        session.layouts.append((name, RegisteredLayout(number: number, layout: layout, hasEagerBytes: hasEager)))
-        if session.layouts.count > DaemonLimits.layoutsPerSession {
-            stager.send(StagerRequest.forgetLayout(session: session.token, layout: session.layouts.removeFirst().layout.number))
-        }
+        session.layouts.append((name, RegisteredLayout(number: number, layout: layout, hasEagerBytes: hasEager, charge: charge)))
+        if session.layouts.count > DaemonLimits.layoutsPerSession { forgetOldestLayout(session) }
         stager.send(StagerRequest.layout(session: session.token, layout: number), payload: StageExtent.pack(extents))
         context.reply(Checkpoint.Register.Reply(layout: name, bytes: layout.dataBytes))
     }
 
+    private func forgetOldestLayout(_ session: ClientSession) {
+        stager.send(StagerRequest.forgetLayout(session: session.token, layout: session.layouts.removeFirst().layout.number))
+    }
+
     /// What is wrong with these extents, or nil.
-    func addExtents(_ memory: [Extent]?, bytes: Int, at offset: Int, eager: Bool, to extents: inout [StageExtent]) -> String? {
-        guard let memory else { return bytes == 0 ? nil : "its source has no memory extents" }
+    func addExtents(_ source: Checkpoint.Source, bytes: Int, at offset: Int, eager: Bool, to extents: inout [StageExtent]) -> String? {
+        if let number = source.descriptor {
+            let begin = source.offset ?? 0
+            guard source.memory == nil else { return "its source is both memory and a descriptor" }
+            // Whether it is attached, and long enough, is the stager's to know.
+            guard (0..<StageExtent.sources).contains(number) else { return "descriptor \(number) is not in 0..<\(StageExtent.sources)" }
+            guard begin >= 0, begin <= Int.max - bytes else { return "offset \(begin) with \(bytes) bytes is in no descriptor" }
+            if bytes > 0 { extents.append(StageExtent(fileOffset: offset, address: UInt64(begin), bytes: bytes, eager: eager, source: number)) }
+            return nil
+        }
+        guard source.offset == nil else { return "its source has an offset, but no descriptor" }
+        guard let memory = source.memory else { return bytes == 0 ? nil : "its source has no memory extents" }
         var at = offset, left = bytes
         for extent in memory {
             guard extent.bytes >= 0, extent.bytes <= left else { return "its extents hold more or less than its \(bytes) bytes" }
@@ -84,18 +103,20 @@ extension Daemon {
         }
         var extents: [StageExtent] = []
         for (object, stored) in zip(objects, plan.objects) {
-            if object.source.streamed == true || object.source.descriptor != nil { return context.fail(.notSupported(feature: "other than memory sources")) }
-            if let problem = addExtents(object.source.memory, bytes: object.bytes, at: stored.fileOffset, eager: true, to: &extents) {
+            if object.source.streamed == true { return context.fail(.notSupported(feature: "streamed sources")) }
+            if let problem = addExtents(object.source, bytes: object.bytes, at: stored.fileOffset, eager: true, to: &extents) {
                 return context.fail(.invalidShard(name: object.name, reason: problem))
             }
         }
+        let charge = MemoryCharge(clientMemory, uid: session.run.uid), wanted = context.messageBytes + DaemonLimits.tableBytes(fileBytes: plan.fileBytes)
+        guard charge.set(wanted) else { return context.fail(.tooLarge(bytes: wanted, limit: clientMemory.left(session.run.uid))) }
         let handle = nextHandle
         nextHandle += 1
         plans[handle] = PlannedSave(session: session.token, run: session.run, save: id,
                                     rank: isCopies ? Copies.number(of: session.rank) : session.rank, worldSize: session.worldSize,
                                     memberCount: participants?.count ?? session.worldSize, layoutDigest: registered.layout.digest, plan: plan, metadata: metadata,
                                     parent: engine.attemptParent(session: session.token), upto: upto,
-                                    savedAt: Clock.iso8601(Clock.utcSeconds()))
+                                    savedAt: Clock.iso8601(Clock.utcSeconds()), charge: charge)
         let call = engineCall(context) { [unowned self] answer in
             switch answer {
             case .saved(let save, let bytes): context.reply(Checkpoint.Save.Reply(save: save.description, bytes: bytes))
@@ -107,10 +128,10 @@ extension Daemon {
             }
         }
         let staging = BeginStaging(handle: handle, session: session.token, layout: registered.number, dataStart: plan.dataStart,
-                                   fileBytes: plan.fileBytes, objects: extents)
+                                   fileBytes: plan.fileBytes, objects: extents, verify: parameters.verify == true)
         deliver(.save(SaveRequest(call: call, session: session.token, handle: handle, step: step, attemptTry: parameters.attemptTry, upto: upto,
                                   staging: staging, eagerChunks: eagerChunks(registered.layout, plan),
-                                  waitsForEager: registered.hasEagerBytes || !extents.isEmpty, participants: participants, isCopies: isCopies)))
+                                  waitsForEager: registered.hasEagerBytes || !extents.isEmpty || staging.verify, participants: participants, isCopies: isCopies)))
     }
 
     /// Ascending ranks of the world, rank 0, whose count orders the save, and the caller among them.

@@ -39,6 +39,7 @@ struct RegisteredLayout {
     let number: Int
     let layout: Layout
     let hasEagerBytes: Bool
+    let charge: MemoryCharge
 }
 
 /// What main keeps of one rank's save until the engine forgets it: what the file is, and its blocks' CRCs as they come.
@@ -55,6 +56,7 @@ final class PlannedSave {
     /// As it was asked for; a promotion raises what the engine says.
     let upto: Level
     let savedAt: String
+    private let charge: MemoryCharge
     var crcs: [UInt32]
     /// What the file holds, under its number.
     var table: RankTable {
@@ -66,7 +68,7 @@ final class PlannedSave {
     var manifest: (name: String, bytes: [UInt8])?
 
     init(session: String, run: RunKey, save: SaveID, rank: Int, worldSize: Int, memberCount: Int, layoutDigest: String, plan: FilePlan,
-         metadata: [String: String], parent: CommitSequence?, upto: Level, savedAt: String) {
+         metadata: [String: String], parent: CommitSequence?, upto: Level, savedAt: String, charge: MemoryCharge) {
         self.session = session
         self.run = run
         self.save = save
@@ -79,6 +81,7 @@ final class PlannedSave {
         self.parent = parent
         self.upto = upto
         self.savedAt = savedAt
+        self.charge = charge
         crcs = Array(repeating: 0, count: Sizes.blocks(ofFile: plan.fileBytes))
     }
 }

@@ -13,6 +13,8 @@ final class Connection {
     private var outgoing: [(bytes: [UInt8], descriptors: [Descriptor])] = []
     private var sent = 0
     private(set) var outgoingBytes = 0
+    /// What lies here of messages that came, and of replies that go.
+    private let charge: MemoryCharge
     /// A call is being answered; its number tells late answers apart.
     private(set) var current: Int?
     private var currentStreams = false, currentOneway = false
@@ -32,6 +34,7 @@ final class Connection {
         self.socket = socket
         self.peer = peer
         self.daemon = daemon
+        charge = MemoryCharge(daemon.clientMemory, uid: peer.uid)
         framing = VarlinkFraming(limit: min(WireLimits.greetingBytes, daemon.configuration.limits.messageBytes))
         watch = try daemon.loop.watch(socket, events: [.readable, .disconnect]) { [weak self] events in self?.ready(events) }
     }
@@ -59,22 +62,35 @@ final class Connection {
                 case .bytes(let bytes):
                     taken += bytes.count
                     framing.append(bytes)
-                    if current != nil, framing.pendingBytes > framing.limit { taken = .max }
+                    if isAnswering, framing.pendingBytes > framing.limit { taken = .max }
                 }
             } catch {
                 return close("reading failed: \(error)")
             }
         }
         next()
+        // A call that is nearly nothing is read in any case, so that one who is out of memory is told so, and others' are not touched.
+        if !isClosed, !account(), framing.pendingBytes > DaemonLimits.uncharged {
+            if current == nil { begin(streams: false, oneway: false) }
+            currentStreams = false
+            finish(Outgoing.error(.tooLarge(bytes: framing.pendingBytes, limit: daemon.clientMemory.left(peer.uid))), thenClose: true)
+        }
     }
 
-    /// Begins the next call, if none is being answered.
+    /// A call is being answered, or its answer is not yet read.
+    private var isAnswering: Bool { current != nil || !outgoing.isEmpty }
+
+    /// False: there is more here than its user may have.
+    @discardableResult
+    private func account() -> Bool { charge.set(framing.pendingBytes + outgoingBytes) }
+
+    /// Begins the next call, if none is being answered and the last reply has been read.
     private func next() {
         // An answer given at once comes back here: the loop below goes on, so that calls sent ahead need no deep stack.
         guard !isInNext else { return }
         isInNext = true
         defer { isInNext = false }
-        while current == nil, !closing, !isClosed {
+        while !isAnswering, !closing, !isClosed {
             let message: [UInt8]
             do {
                 guard let whole = try framing.next() else { break }
@@ -86,7 +102,7 @@ final class Connection {
             do {
                 let call = try IncomingCall(message: message)
                 let number = begin(streams: call.more, oneway: call.oneway)
-                daemon.handle(call, CallContext(connection: self, number: number))
+                daemon.handle(call, CallContext(connection: self, number: number, messageBytes: message.count))
             } catch {
                 daemon.log.write(.info, "closed a connection of uid \(peer.uid), pid \(peer.pid): \(error)")
                 return close("not a Varlink call")
@@ -110,8 +126,9 @@ final class Connection {
         guard !isClosed, current != nil else { return }
         current = nil
         onGone = nil
+        closing = thenClose
         if !currentOneway { send(bytes, descriptors) }
-        if thenClose { closing = true; if outgoing.isEmpty { close("after an error") } }
+        if closing, outgoing.isEmpty { close("after an error") }
         next()
     }
 
@@ -127,6 +144,8 @@ final class Connection {
         outgoing.append((bytes, descriptors))
         outgoingBytes += bytes.count
         flush()
+        // What the socket did not take stays here.
+        if !isClosed, !account(), outgoingBytes > DaemonLimits.uncharged { close("its user's replies are not read") }
     }
 
     private func flush() {
@@ -143,14 +162,17 @@ final class Connection {
             }
             if sent == first.bytes.count { outgoing.removeFirst(); sent = 0 }
         }
-        if closing { close("after an error") } else { updateWatch() }
+        guard !closing else { return close("after an error") }
+        account()
+        next()
+        updateWatch()
     }
 
     private func updateWatch() {
         guard !isClosed, let watch else { return }
         var events: LoopEvents = [.disconnect]
         // A client that sends ahead while a call is being answered is read only up to one message's size.
-        if current == nil || framing.pendingBytes <= framing.limit { events.insert(.readable) }
+        if !isAnswering || framing.pendingBytes <= framing.limit { events.insert(.readable) }
         if !outgoing.isEmpty { events.insert(.writable) }
         if events != watch.events { watch.update(events) }
     }
@@ -161,6 +183,7 @@ final class Connection {
         watch?.stop()
         watch = nil
         outgoing.removeAll()
+        _ = charge.set(0)
         let gone = onGone
         onGone = nil
         gone?()
@@ -172,6 +195,8 @@ final class Connection {
 struct CallContext {
     let connection: Connection
     let number: Int
+    /// What the call took on the wire.
+    let messageBytes: Int
     var uid: UInt32 { connection.peer.uid }
     var isLive: Bool { connection.current == number && !connection.isClosed }
 

@@ -135,6 +135,10 @@ extension Daemon {
         case .leased(let segment): leasesAsked.removeValue(forKey: segment)?(nil)
         case .leaseFailed(let segment, let text): leasesAsked.removeValue(forKey: segment)?(text)
         case .memoryAttached: break
+        case .changed(let handle, let fileOffset):
+            let name = plans[handle]?.plan.shardName(at: fileOffset) ?? "?"
+            deliver(.stager(.stageFailed(handle: handle, kind: .other, text: "tensor '\(name)' was changed between save() and its copy: "
+                + "what is lazily saved may change after the fence only")))
         default: deliver(.stager(reply))
         }
     }

@@ -38,12 +38,15 @@ final class Daemon {
     private var listenWatch: Watch?
 
     var connections: [Int: Connection] = [:]
+    private var connectionsOfUser: [UInt32: Int] = [:]
     private var nextConnection = 1
     var sessions: [String: ClientSession] = [:]
     var plans: [Int: PlannedSave] = [:]
     var watchers: [Int: Watcher] = [:]
     var nextHandle = 1, nextLayout = 1, nextSegment = 1, nextCopy = 1
     var leasedBytes = 0
+    let clientMemory: ClientMemory
+    private let connectionLimit: Int
 
     /// The engine's calls that wait for an answer.
     var engineCalls: [CallID: (Answer) -> Void] = [:]
@@ -94,7 +97,11 @@ final class Daemon {
         let shape = poolShape
         poolSegments = try (0..<shape.segments).map { try SharedMemory.create(name: "cairn-pool-\($0)", bytes: shape.bytes(ofSegment: $0)) }
         operators = OperatorRule(configuration.operators)
+        let messageBytes = configuration.limits.messageBytes
+        clientMemory = ClientMemory(userLimit: DaemonLimits.messagesPerUser * messageBytes, limit: DaemonLimits.messages * messageBytes)
+        connectionLimit = min(DaemonLimits.connections, max(16, (ProcessFacts.openFilesLimit() - DaemonLimits.reservedFiles) / 2))
         (listener, memoryListener, socketsAreOurs) = try Daemon.listen(configuration)
+        if !UnixSocket.refuseDescriptors(listener) { log.write(.info, "this kernel, older than 6.16, lets clients send descriptors where none is taken") }
         stager = WorkerLink(role: "stager", loop: loop)
         for tier in tiers { tierLinks[tier] = WorkerLink(role: tier.rawValue, loop: loop) }
     }
@@ -119,24 +126,35 @@ final class Daemon {
     }
 
     private func acceptClients() {
-        while let socket = try? UnixSocket.accept(listener) {
-            do {
-                let peer = try UnixSocket.peer(socket)
-                guard connections.count < DaemonLimits.connections else {
-                    log.write(.warning, "refused a connection of uid \(peer.uid): \(connections.count) are open")
-                    continue
-                }
-                let id = nextConnection
-                nextConnection += 1
-                connections[id] = try Connection(id: id, socket: socket, peer: peer, daemon: self)
-            } catch {
-                log.write(.warning, "a connection could not be taken: \(error)")
+        do {
+            while let socket = try UnixSocket.accept(listener) { take(socket) }
+        } catch {
+            log.write(.warning, "connections wait: \(error)")
+            listenWatch?.update([])
+            loop.timer(afterMilliseconds: DaemonLimits.acceptPauseMilliseconds) { [weak self] in self?.listenWatch?.update(.readable) }
+        }
+    }
+
+    private func take(_ socket: Descriptor) {
+        do {
+            let peer = try UnixSocket.peer(socket)
+            let ofUser = connectionsOfUser[peer.uid, default: 0]
+            guard connections.count < connectionLimit, ofUser < DaemonLimits.share(connectionLimit) else {
+                return log.write(.warning, "refused a connection of uid \(peer.uid): \(connections.count) are open, \(ofUser) of this user")
             }
+            let id = nextConnection
+            nextConnection += 1
+            connections[id] = try Connection(id: id, socket: socket, peer: peer, daemon: self)
+            connectionsOfUser[peer.uid] = ofUser + 1
+        } catch {
+            log.write(.warning, "a connection could not be taken: \(error)")
         }
     }
 
     func connectionClosed(_ connection: Connection, reason: String) {
         connections[connection.id] = nil
+        let ofUser = connectionsOfUser[connection.peer.uid, default: 1] - 1
+        connectionsOfUser[connection.peer.uid] = ofUser == 0 ? nil : ofUser
         watchers[connection.id] = nil
         guard let session = connection.session else { return }
         if connection.isSessionSocket {

@@ -1,9 +1,24 @@
 // Limits of the main process: connections, queues and waits, each with what happens there. The wire's are in CairnWire,
 // the engine's in CairnEngine.
+import CairnModel
+
 enum DaemonLimits {
-    /// Connections at once; further ones are closed at once, and logged.
+    /// Connections at once; further ones are closed at once, and logged. Fewer where the system allows fewer open files: each may become
+    /// a session with a descriptor of its process.
     static let connections = 16_384
-    /// Bytes queued to one slow reader before its connection is closed.
+    /// Open files that are not for connections: pool, workers, timers, the files of a start that follows.
+    static let reservedFiles = 128
+    /// Of connections and of sessions one user has at most three quarters, so that another one still gets in.
+    static func share(_ all: Int) -> Int { all - all / 4 }
+    /// Where no file can be opened, connections wait this long in the socket's queue.
+    static let acceptPauseMilliseconds = 200
+    /// What one user's messages, and those of all, may keep in memory (ClientMemory), in longest messages.
+    static let messagesPerUser = 8, messages = 16
+    /// A connection's bytes below this are never what its user is refused for.
+    static let uncharged = 4 << 10
+    /// Of a save's tables beside what its message says: CRCs of its blocks, and what the engine keeps of each chunk.
+    static func tableBytes(fileBytes: Int) -> Int { Sizes.blocks(ofFile: fileBytes) * 4 + Sizes.chunks(ofFile: fileBytes) * 64 }
+    /// Bytes queued to one slow reader before its connection is closed. Its next call begins when it has read the last reply.
     static let outgoingBytes = 64 << 20
     /// The same for watchers, whose news grow old.
     static let watchBytes = 4 << 20

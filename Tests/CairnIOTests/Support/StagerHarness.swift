@@ -125,10 +125,10 @@ struct FakeRank {
 
     var chunks: Int { Sizes.chunks(ofFile: expected.count) }
 
-    func begin(_ stager: StagerHarness, handle: Int, session: String = "S", layout: Int = 1) throws {
+    func begin(_ stager: StagerHarness, handle: Int, session: String = "S", layout: Int = 1, verify: Bool = false) throws {
         try stager.send(.layout(session: session, layout: layout), payload: StageExtent.pack(extents))
         try stager.send(.begin(.init(handle: handle, session: session, layout: layout, dataStart: header.count, fileBytes: expected.count,
-                                     objects: objects)), payload: header)
+                                     objects: objects, verify: verify)), payload: header)
     }
 
     func blockChecksums(_ chunk: Int) -> [UInt32] {
