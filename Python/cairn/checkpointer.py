@@ -57,6 +57,9 @@ class Checkpointer(History):
             ranks. Those that must be pickled are equal only if their pickles are.
         keyed: patterns of names, and this rank's key for the values under them, as ``{"loader.*": f"data-{shard}"}``: restored by
             the rank that names the same key. All others are their rank's own.
+        verify_immutable: compare lazy tensors by their content, for what torch's version counters miss (fused optimizers, writes
+            through ``.data``): the daemon reads them all before save() returns, and the save fails for all ranks, with the tensor's
+            name, where one is another when it is copied. For finding such a bug: each save() then takes about as long as a copy.
         branch_from: for a new run, "run", "run@step" or "run@step.attempt-count": it begins with that step of another run of this
             user, the newest by default, with no copy of bytes where the filesystem can share them. Say it in each launch.
         on_unavailable: "warn", or "raise" Unavailable at save() when there is no daemon.
@@ -81,6 +84,7 @@ class Checkpointer(History):
         check_replicas: bool = False,
         shared: Shared = False,
         keyed: Keyed | None = None,
+        verify_immutable: bool = False,
         branch_from: str | None = None,
         on_unavailable: str = "warn",
         on_failure: str = "warn",
@@ -91,6 +95,7 @@ class Checkpointer(History):
         self._every = options.Every(every)
         self._branch = None if branch_from is None else options.branch_of(branch_from)
         self._scopes = Scopes(shared, keyed)
+        self._verify = verify_immutable
         rank = process.number("RANK", rank, 0)
         world_size = process.number("WORLD_SIZE", world_size, 1)
         if not 0 <= rank < world_size:
@@ -216,7 +221,7 @@ class Checkpointer(History):
         ranks: list[int] | None,
     ) -> dict[str, Any]:
         self._begin_branch(session)
-        return send(self._link, session, content, save, attempt_try, metadata, ranks)
+        return send(self._link, session, content, save, attempt_try, metadata, ranks, self._verify and content.lazy is not None)
 
     def _fence_frozen(self) -> None:
         """Wait, where a save has lazy tensors that are not copied yet."""

@@ -24,6 +24,7 @@ def send(
     attempt_try: int,
     metadata: Mapping[str, str] | None,
     participants: list[int] | None,
+    verify: bool = False,
 ) -> dict[str, Any]:
     """Save's reply, which comes when all eager bytes are staged.
 
@@ -46,6 +47,7 @@ def send(
         "try": attempt_try,
         "upto": save.upto,
         "participants": participants,
+        "verify": verify or None,
     }
 
     def send_copies() -> None:

@@ -207,7 +207,7 @@ BAD_SHARDS: dict[str, list[dict[str, Any]]] = {
     "replica beyond": [shard(replica=2, replicas=2)],
     "private part": [shard(private=True, globalShape=[8], offsets=[0])],
     "no source": [shard(source={})],
-    "descriptor source": [shard(source={"descriptor": 0, "offset": 0})],
+    "descriptor beyond": [shard(source={"descriptor": 64, "offset": 0})],
 }
 
 
@@ -305,8 +305,11 @@ def test_descriptors_that_nobody_asked_for_are_harmless(daemon: Daemon) -> None:
             peer.settimeout(10)
             peer.connect(path)
             read, write = os.pipe()
-            socket.send_fds(peer, [message], [read] * 50)
-            peer.recv(1 << 16)
+            try:
+                socket.send_fds(peer, [message], [read] * 50)
+                peer.recv(1 << 16)
+            except PermissionError:  # since Linux 6.16 the daemon's own socket refuses them
+                assert path == daemon.socket
             os.close(read)
             os.close(write)
 

@@ -7,6 +7,7 @@ until the worker goes on.
 from __future__ import annotations
 
 import os
+import secrets
 import threading
 import time
 from typing import Any
@@ -260,3 +261,25 @@ def test_what_changes_before_the_fence_is_told(held: Daemon, big: torch.Tensor) 
         with pytest.raises(cairn.CheckpointFailed, match=r"'model\.weight' was changed in place"):
             save.wait(timeout=30)
         assert checkpointer.save(2, {"model": model.state_dict()}).wait(timeout=30).level == "committed"
+
+
+def test_what_changes_unseen_before_the_fence_fails_the_save_of_all_ranks_where_asked_for(held: Daemon, big: torch.Tensor) -> None:
+    """A write through ``.data`` is none for torch's version counters."""
+    weight, attempt = torch.ones(1000), secrets.token_hex(8)
+    with (
+        held.open(rank=0, world_size=2, attempt=attempt) as other,
+        held.open(rank=1, world_size=2, attempt=attempt, verify_immutable=True) as checkpointer,
+    ):
+        with held.paused("local") as pause:
+            saves = [other.save(1, {"step": 1}), checkpointer.save(1, {"big": big, "weight": weight}, lazy=True)]
+            assert not saves[1].free
+            weight.data[7] = 2
+            assert weight._version == 0
+            pause.resume()
+        for save in saves:
+            with pytest.raises(cairn.CheckpointFailed, match="tensor 'weight' was changed between"):
+                save.wait(timeout=30)
+        assert "rank 1" in str(saves[0].reason)
+        saves = [other.save(2, {"step": 2}), checkpointer.save(2, {"weight": weight}, lazy=True)]
+        assert [save.wait(timeout=30).level for save in saves] == ["committed", "committed"]
+        assert checkpointer.all_steps() == [2]
