@@ -21,6 +21,9 @@
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
 #endif
+#ifndef STATX_MNT_ID
+#define STATX_MNT_ID 0x00001000U
+#endif
 #ifndef STATX_DIOALIGN
 #define STATX_DIOALIGN 0x00002000U
 #endif
@@ -35,7 +38,14 @@ static int open_flags(int set) {
     if (set & CAIRN_OPEN_APPEND) flags |= O_APPEND;
     if (set & CAIRN_OPEN_TRUNCATE) flags |= O_TRUNC;
     if (set & CAIRN_OPEN_FOLDER) flags |= O_DIRECTORY;
+    else flags |= O_NONBLOCK;                   // a FIFO in a file's place would be waited at for ever
     return flags;
+}
+
+// What a file's reads and writes expect.
+static int blocking(int fd) {
+    if (fd >= 0) fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK);
+    return fd;
 }
 
 int cairn_open_beneath(int base, const char *path, int set, unsigned mode) {
@@ -44,11 +54,11 @@ int cairn_open_beneath(int base, const char *path, int set, unsigned mode) {
         .mode = (set & CAIRN_OPEN_CREATE) ? mode : 0,
         .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS,
     };
-    return (int)syscall(SYS_openat2, base, path, &how, sizeof how);
+    return blocking((int)syscall(SYS_openat2, base, path, &how, sizeof how));
 }
 
 int cairn_open_component(int base, const char *name, int set, unsigned mode) {
-    return openat(base, name, open_flags(set) | O_NOFOLLOW, mode);
+    return blocking(openat(base, name, open_flags(set) | O_NOFOLLOW, mode));
 }
 
 int cairn_open_root(const char *path) { return open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOCTTY); }
@@ -101,6 +111,13 @@ int cairn_direct_alignment(int fd) {
     if (!(found.halves[0] & STATX_DIOALIGN)) return -1;
     uint32_t memory = found.halves[38], offset = found.halves[39];      // bytes 152 and 156
     return (int)(memory > offset ? memory : offset);
+}
+
+uint64_t cairn_mount_id(int fd) {
+    union { uint64_t words[32]; uint32_t halves[64]; } found;
+    memset(&found, 0, sizeof found);
+    if (syscall(SYS_statx, fd, "", AT_EMPTY_PATH, STATX_MNT_ID, &found) < 0 || !(found.halves[0] & STATX_MNT_ID)) return 0;
+    return found.words[18];                                             // byte 144
 }
 
 int cairn_try_lock(int fd) { return flock(fd, LOCK_EX | LOCK_NB); }

@@ -155,6 +155,12 @@ extension Files {
                      filesystemType: Int(found.type))
     }
 
+    /// Whether two descriptors are of one folder, through one mount: a filesystem that was mounted again is another one.
+    public static func isSameFolder(_ one: Descriptor, _ other: Descriptor) throws(IOFailure) -> Bool {
+        let (left, right) = (try stat(one), try stat(other))
+        return left.device == right.device && left.inode == right.inode && cairn_mount_id(one.raw) == cairn_mount_id(other.raw)
+    }
+
     /// An exclusive flock, held until the descriptor and its duplicates are closed. Where a filesystem has no locks (Lustre with
     /// `noflock`, NFS without a lock manager) everybody gets it: it guards leavings and mistakes, nothing that could be lost.
     public static func tryLock(_ file: Descriptor) throws(IOFailure) -> Bool {

@@ -32,6 +32,9 @@ public struct IOFailure: Error, Sendable, Equatable, CustomStringConvertible {
     public var refusesLink: Bool { [EXDEV, EPERM, EMLINK, EOPNOTSUPP, ENOSYS].contains(errno) }
     public var isNotPermitted: Bool { [EPERM, EACCES].contains(errno) }
     public var isNotEmpty: Bool { errno == ENOTEMPTY || errno == EEXIST }
+    /// A folder, a symlink, a FIFO or a socket where a file should be, or one that this process may not read: damage to that file, not to
+    /// its filesystem.
+    public var isOfThisFile: Bool { [EISDIR, ELOOP, ESPIPE, ENXIO, EACCES, EPERM].contains(errno) }
     /// A file larger than the caller's limit.
     public var isTooLarge: Bool { errno == EOVERFLOW }
     public var isInUse: Bool { errno == EADDRINUSE }

@@ -115,9 +115,10 @@ struct CommitCheck: Sendable {
             throw Unsound(reason: "the ranks disagree on who takes part: rank \(rank) says \(Self.listed(said ?? Array(0..<worldSize))), others say \(Self.listed(expected)); pass equal participants on all of them")
         }
         let crc: [UInt8]
-        do { crc = try Files.readAll(root.folder, Names.checksums(rank: rank), limit: BlockChecksums.fileBytes(blocks: manifest.blockCount)) } catch {
-            guard error.isMissing || error.isTooLarge else { throw error }
-            throw Unsound(reason: "rank \(rank): its checksum file is missing or too large")
+        do { crc = try root.readFile(Names.checksums(rank: rank), limit: BlockChecksums.fileBytes(blocks: manifest.blockCount)) } catch {
+            let failure = TierFailure(error)
+            guard failure.kind == .corrupt || failure.kind == .missing else { throw error }
+            throw Unsound(reason: "rank \(rank): its checksum file: \(failure.text)")
         }
         guard manifest.matches(checksumFile: crc) else { throw Unsound(reason: "rank \(rank): its checksum file is not the one its manifest names") }
         let (table, shared) = try header(manifest, root)
@@ -178,7 +179,9 @@ struct CommitCheck: Sendable {
 
     private static func open(_ root: TierRoot, _ path: String, fileBytes: Int) throws -> (header: ParsedHeader, file: Descriptor) {
         let file: Descriptor
-        do { file = try Files.open(root.folder, path, flags: .read) } catch { throw TierFailure(error) }
+        do { file = try Files.open(root.folder, path, flags: .read) } catch {
+            throw error.isOfThisFile ? TierFailure.corrupt(root.absolute(path), error) : TierFailure(error)
+        }
         let size = try Files.stat(file).bytes
         guard size == fileBytes else {
             throw TierFailure(kind: .corrupt, text: "'\(root.absolute(path))' has \(size) bytes, not \(fileBytes)", path: root.absolute(path))

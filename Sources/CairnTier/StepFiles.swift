@@ -31,13 +31,17 @@ struct RankFile: Sendable {
         guard place.digest == nil || Record.digest(record) == place.digest, manifest.rank == rank, manifest.runKey == place.run, manifest.save == place.save else {
             throw TierFailure(kind: .corrupt, text: "'\(root.absolute(place.manifest))' is not the manifest that the commit names", path: root.absolute(place.manifest))
         }
-        let checksums = try Files.readAll(root.folder, place.checksums, limit: BlockChecksums.fileBytes(blocks: manifest.blockCount))
+        let checksums = try root.readFile(place.checksums, limit: BlockChecksums.fileBytes(blocks: manifest.blockCount))
         guard manifest.matches(checksumFile: checksums) else {
             throw TierFailure(kind: .corrupt, text: "'\(root.absolute(place.checksums))' is not the checksum file that the manifest names", path: root.absolute(place.checksums))
         }
         do { crcs = try BlockChecksums.decode(checksums, fileBytes: manifest.fileBytes) } catch { throw TierFailure.corrupt(root.absolute(place.checksums), error) }
-        descriptor = try Files.open(root.folder, place.data, flags: root.direct ? [.read, .direct] : .read)
         path = root.absolute(place.data)
+        do { descriptor = try Files.open(root.folder, place.data, flags: root.direct ? [.read, .direct] : .read) } catch {
+            // A folder refuses O_DIRECT as no file of this tier does.
+            guard error.isOfThisFile || error.errno == IOFailure.invalid else { throw error }
+            throw TierFailure.corrupt(path, error)
+        }
         let size = try Files.stat(descriptor).bytes
         guard size == manifest.fileBytes else {
             throw TierFailure(kind: .corrupt, text: "'\(path)' has \(size) bytes, not \(manifest.fileBytes)", path: path, block: min(size, manifest.fileBytes) / Sizes.blockBytes)

@@ -14,12 +14,14 @@ final class StepRows: Sendable {
 
     /// `folder`: the step's or the save's, below the root.
     init(_ root: TierRoot, folder: String, _ commit: Commit) throws {
-        let name = "\(folder)/\(commit.manifestsFile)"
+        let name = "\(folder)/\(commit.manifestsFile)", headBytes = ManifestRows.headBytes(rows: commit.rankCount)
         self.commit = commit
         path = root.absolute(name)
-        file = try Files.open(root.folder, name, flags: .read)
-        let bytes = try Files.stat(file).bytes, headBytes = ManifestRows.headBytes(rows: commit.rankCount)
-        let read = try PositionedIO.read(file, bytes: min(bytes, headBytes), fileOffset: 0, path: path)
+        let (file, bytes, read) = try root.reading(name) { () throws(IOFailure) in
+            let file = try Files.open(root.folder, name, flags: .read), bytes = try Files.stat(file).bytes
+            return (file, bytes, try PositionedIO.read(file, bytes: min(bytes, headBytes), fileOffset: 0, path: name))
+        }
+        self.file = file
         do { head = try ManifestRows.Head(read, fileBytes: bytes, of: commit) } catch { throw TierFailure.corrupt(path, error) }
     }
 
@@ -43,7 +45,7 @@ final class StepRows: Sendable {
     /// Those of all ranks, in their order, in one read.
     static func all(_ root: TierRoot, folder: String, _ commit: Commit) throws -> [ManifestRow] {
         let name = "\(folder)/\(commit.manifestsFile)"
-        let bytes = try Files.readAll(root.folder, name, limit: StoreLimits.manifestRowsBytes)
+        let bytes = try root.readFile(name, limit: StoreLimits.manifestRowsBytes)
         do { return try ManifestRows.decode(bytes, of: commit) } catch { throw TierFailure.corrupt(root.absolute(name), error) }
     }
 }

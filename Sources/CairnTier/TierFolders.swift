@@ -16,6 +16,18 @@ struct TierRoot: Sendable {
     let direct: Bool
 
     func absolute(_ path: String) -> String { "\(self.path)/\(path)" }
+
+    /// Runs a read of a published file. What is too large, no file at all or not for this daemon to read is damage to that file, not to the tier.
+    func reading<Result>(_ path: String, _ body: () throws(IOFailure) -> Result) throws -> Result {
+        do { return try body() } catch {
+            guard error.isTooLarge || error.isOfThisFile else { throw error }
+            throw TierFailure.corrupt(absolute(path), error)
+        }
+    }
+
+    func readFile(_ path: String, limit: Int) throws -> [UInt8] {
+        try reading(path) { () throws(IOFailure) in try Files.readAll(folder, path, limit: limit) }
+    }
 }
 
 final class TierFolders: Sendable {
@@ -34,10 +46,14 @@ final class TierFolders: Sendable {
     private let folderMode: UInt32
     private let numbers = Mutex(0)
 
-    init(_ start: TierStart, roots: [TierRoot]) throws {
+    /// Of several folders those that could not be opened.
+    private let absent: [String]
+
+    init(_ start: TierStart, roots: [TierRoot], absent: [String] = []) throws {
         precondition(!roots.isEmpty, "a tier has a folder")
         self.start = start
         self.roots = roots
+        self.absent = absent
         node = Names.node(start.node)
         maker = "\(node).\(start.instance)"
         if let group = start.group {
@@ -55,27 +71,33 @@ final class TierFolders: Sendable {
     /// Where records are: attempts and decisions, and all of a committing tier.
     var first: TierRoot { roots[0] }
 
-    /// Why no folder of the tier can be used any more; nil: one can. What the worker opened at its start is compared with what is there
-    /// now: a mount that was made anew is another one, and this worker's descriptors never lead to it.
-    func absence() -> TierFailure? {
-        var reason: TierFailure?
+    /// Why a new worker must open the tier's folders anew; nil: it need not. What this worker opened at its start is compared with what is there
+    /// now: a mount that was made anew is another one, this worker's descriptors never lead to it, and while they are open a dead one cannot
+    /// be unmounted. `writes`: also whether a file can be made.
+    func absence(writes: Bool = true) -> TierFailure? {
         for root in roots {
-            do {
-                let standing = try Files.stat(try Files.openRoot(root.path)), own = try Files.stat(root.folder)
-                guard standing.device == own.device, standing.inode == own.inode else {
-                    reason = TierFailure(kind: .unreachable, text: "another folder is at '\(root.path)' now", path: root.path)
-                    continue
+            do throws(IOFailure) {
+                guard try Files.isSameFolder(root.folder, try Files.openRoot(root.path)) else {
+                    return TierFailure(kind: .unreachable, text: "another folder is at '\(root.path)' now", path: root.path)
                 }
-                let name = temporary(for: "probe")
-                defer { try? Files.unlink(root.folder, name) }
-                try Files.writeNew(root.folder, name, [1], mode: 0o600)
-                return nil
+                if writes { try tryWriting(root.folder) }
             } catch {
-                if error.isNoSpace { return nil }
-                reason = TierFailure(kind: .unreachable, text: "'\(root.path)' cannot be used: \(error)", path: root.path)
+                // A full one is still good to read from.
+                if error.isNoSpace { continue }
+                return TierFailure(kind: .unreachable, text: "'\(root.path)' cannot be used: \(error)", path: root.path)
             }
         }
-        return reason
+        for path in absent {
+            guard let folder = try? Files.openRoot(path), (try? tryWriting(folder)) != nil else { continue }
+            return TierFailure(kind: .unreachable, text: "'\(path)' is there again", path: path)
+        }
+        return nil
+    }
+
+    private func tryWriting(_ folder: Descriptor) throws(IOFailure) {
+        let name = temporary(for: "probe")
+        defer { try? Files.unlink(folder, name) }
+        try Files.writeNew(folder, name, [1], mode: 0o600)
     }
 
     func makeFolders(_ root: TierRoot, _ path: String) throws {
@@ -111,7 +133,7 @@ final class TierFolders: Sendable {
         try Files.writeNew(root.folder, temporary, bytes, mode: start.fileMode)
         defer { try? Files.unlink(into, own) }
         try setOwner(try Files.open(root.folder, temporary, flags: .read), mode: start.fileMode)
-        return try link(root, folder, temporary: temporary, path: path) { try Files.readAll(root.folder, path, limit: limit) } equals: { $0 == bytes }
+        return try link(root, folder, temporary: temporary, path: path) { try root.readFile(path, limit: limit) } equals: { $0 == bytes }
     }
 
     /// Links, and reads back whatever the answer was: a reply that got lost may have done its work.
@@ -137,12 +159,17 @@ final class TierFolders: Sendable {
     }
 
     func read<Value: RecordValue>(_ type: Value.Type, _ root: TierRoot, _ path: String) throws -> (value: Value, bytes: [UInt8]) {
-        let bytes = try Files.readAll(root.folder, path, limit: StoreLimits.recordBytes)
+        let bytes = try root.readFile(path, limit: StoreLimits.recordBytes)
         do { return (try Record.decode(type, from: bytes), bytes) } catch { throw TierFailure.corrupt(root.absolute(path), error) }
     }
 
     func readIfPresent<Value: RecordValue>(_ type: Value.Type, _ root: TierRoot, _ path: String) throws -> (value: Value, bytes: [UInt8])? {
         do { return try read(type, root, path) } catch let failure as IOFailure where failure.isMissing { return nil }
+    }
+
+    /// Nil also where it is damaged: for records of what happened, of which one that cannot be read tells nothing.
+    func readIfSound<Value: RecordValue>(_ type: Value.Type, _ root: TierRoot, _ path: String) throws -> Value? {
+        do { return try readIfPresent(type, root, path)?.value } catch let failure as TierFailure where failure.kind == .corrupt { return nil }
     }
 
     /// A folder's names; none if it is not there.

@@ -25,6 +25,8 @@ enum TierLimits {
     static let goneSeconds = 600
     /// Temporaries of records are short-lived; one that is older is a dead worker's.
     static let temporarySeconds = 600
+    /// How often a working tier's paths are looked at: whether they still name its folders.
+    static let lookMilliseconds = 1_000
     /// Blocks that nobody asked for are read along if the gap is not longer: cheaper than one more read.
     static let readGapBlocks = 2
     /// Steps whose index and open files are kept.

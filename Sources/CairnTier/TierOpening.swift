@@ -11,19 +11,28 @@ struct TierOpening {
     var locks: [Descriptor] = []
 
     init(_ start: TierStart) throws {
-        var paths = start.paths, notes: [String] = [], locks: [Descriptor] = [], roots: [TierRoot] = []
+        var paths = start.paths, notes: [String] = [], locks: [Descriptor] = [], roots: [TierRoot] = [], failures: [TierFailure] = []
         guard let firstPath = paths.first else { throw TierFailure(kind: .invalid, text: "the \(start.tier) tier has no folder") }
         if start.form == .committing, paths.count > 1 {
             notes.append("a tier that commits is one folder: only '\(firstPath)' is used")
             paths = [firstPath]
         }
         for path in paths {
-            let folder = try Self.open(path, mode: start.form == .beside ? 0o700 : 0o750, mayMake: !start.isRestart)
-            if start.exclusive { locks.append(try Self.lock(folder, path)) }
-            let direct = try Self.probe(folder, path, start, &notes)
-            roots.append(TierRoot(path: path, folder: folder, direct: direct))
+            do {
+                let folder = try Self.open(path, mode: start.form == .beside ? 0o700 : 0o750, mayMake: !start.isRestart)
+                if start.exclusive { locks.append(try Self.lock(folder, path)) }
+                let direct = try Self.probe(folder, path, start, &notes)
+                roots.append(TierRoot(path: path, folder: folder, direct: direct))
+            } catch {
+                let failure = TierFailure(error)
+                guard [.unreachable, .missing, .io].contains(failure.kind) else { throw failure }
+                failures.append(failure)
+            }
         }
-        folders = try TierFolders(start, roots: roots)
+        // Of several folders those that are there carry the tier.
+        if roots.isEmpty, let failure = failures.first { throw failure }
+        notes += failures.map { "\($0.text); the tier's other folders are used" }
+        folders = try TierFolders(start, roots: roots, absent: failures.compactMap(\.path))
         self.notes = notes
         self.locks = locks
     }

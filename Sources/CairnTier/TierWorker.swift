@@ -12,6 +12,7 @@ import CairnIO
 import CairnMessages
 import CairnModel
 import CairnStore
+import Synchronization
 
 /// The role's entry: exit code. The channel is the worker's end of the socket pair to main.
 /// `messageBytes`: the largest answer.
@@ -50,6 +51,7 @@ public func runTierWorker(channel descriptor: Descriptor, asProcess: Bool = true
 final class TierWorker: Sendable {
     let replies: Replies
     let opening: TierOpening
+    private let lookedAt = Mutex(Clock.monotonicNanoseconds())
     let engine: any DataEngine
     let memory: TierMemory
     let slots: BufferSlots
@@ -124,11 +126,23 @@ final class TierWorker: Sendable {
     }
 
     func answer(_ id: Int, on threads: TaskThreads, _ body: @escaping @Sendable () throws -> (TierReply, [UInt8])) {
-        threads.run { [replies] in
+        threads.run { [self] in
             do {
+                try look()
                 let (reply, payload) = try body()
                 try replies.answer(reply, payload: payload)
             } catch { replies.send(.failed(id: id, TierFailure(error))) }
         }
+    }
+
+    /// Now and then, whether the tier's folders are still the ones that were opened: calls on those that were replaced do not fail.
+    private func look() throws {
+        let now = Clock.monotonicNanoseconds()
+        let isDue = lookedAt.withLock { at in
+            guard now - at >= TierLimits.lookMilliseconds * 1_000_000 else { return false }
+            at = now
+            return true
+        }
+        if isDue, let reason = opening.folders.absence(writes: false) { throw reason }
     }
 }

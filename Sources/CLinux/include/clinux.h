@@ -37,6 +37,8 @@ struct cairn_file_status {
 int cairn_status(int fd, const char *name, struct cairn_file_status *status);
 /// O_DIRECT's alignment: -1 when the filesystem does not say, 0 when it refuses O_DIRECT.
 int cairn_direct_alignment(int fd);
+/// Of the mount that this was opened through; 0 where the kernel does not say.
+uint64_t cairn_mount_id(int fd);
 int cairn_try_lock(int fd);
 
 // Memory

@@ -183,8 +183,8 @@ extension Daemon {
             becomeReady(evenWithoutTiers: false)
         case .startFailed(let failure):
             link.lastFailure = failure.text
-            // A configuration that cannot work ends the daemon; a filesystem that is gone at this moment is waited for.
-            if !isReady, link.restarts == 0, failure.kind != .unreachable || engine.tiers.count == 1 { fail("\(tier) tier: \(failure.text)") }
+            // A configuration that cannot work ends the daemon; a filesystem that is not there at this moment, or full, is waited for.
+            if !isReady, link.restarts == 0, ![.unreachable, .missing, .noSpace].contains(failure.kind) || engine.tiers.count == 1 { fail("\(tier) tier: \(failure.text)") }
         case .gone(let failure): link.lastFailure = failure.text
         default:
             guard let id = reply.id else { return }
