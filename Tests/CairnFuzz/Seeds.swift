@@ -41,14 +41,13 @@ enum Seeds {
                  objects: ["epoch": 7], metadata: ["note": "a \"b\""], savedAt: "2026-01-02T03:04:05Z", node: "node-1")
     }
 
+    private static let rows = (0..<2).map { rank in
+        ManifestRow(rank: rank, fileBytes: 300_000, digest: Record.digest(Record.encode(manifest(rank: rank))) ?? "", contentDigest: manifest(rank: rank).contentDigest)
+    }
     private static let commit = Commit(
         sequence: CommitSequence(attempt: 17, count: 41), parent: CommitSequence(attempt: 16, count: 9), step: 1200, save: save, worldSize: 2,
-        manifests: (0..<2).map { rank in
-            let record = Record.encode(manifest(rank: rank))
-            return ManifestRef(rank: rank, name: Names.manifest(rank: rank, digest: Record.nameDigest(record)), digest: Record.digest(record) ?? "",
-                               fileBytes: 300_000, contentDigest: manifest(rank: rank).contentDigest)
-        },
-        layoutFile: Names.layout(digest: String(repeating: "b", count: 32)), metadata: ["note": "x"], savedAt: "2026-01-02T03:04:05Z")
+        rows: rows, manifestsDigest: ManifestRows.encode(rows).digest, layoutFile: Names.layout(digest: String(repeating: "b", count: 32)),
+        metadata: ["note": "x"], savedAt: "2026-01-02T03:04:05Z")
 
     private static let have = HaveRecord(run: run, attempt: 18, node: "node-1", list: HaveList(
         serves: [0, 1], saves: [HeldSave(save: save, worldSize: 2, upto: .committed, participants: [0, 1], ranks: [0, 1], level: .local, count: 41)],
