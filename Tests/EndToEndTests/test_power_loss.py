@@ -283,7 +283,11 @@ def check_restored(plan: Plan, daemon: Daemon, told: dict[SaveName, Told]) -> No
     older = [save.step for save in told if save.step in shown and save.step != restored]
     if older:
         step = plan.random.choice(older)
-        assert restore(plan, daemon, step) == step
+        try:
+            assert restore(plan, daemon, step) == step
+        except cairn.NoSuchStep:
+            # What the start finished was committed meanwhile, and retention went on.
+            assert step not in steps(daemon), f"step {step} is listed and cannot be restored"
     for save, levels in told.items():
         if levels.committed and save.step not in shown:
             assert sum(step > save.step for step in shown) >= plan.keep["global"], f"step {save.step} is not among {shown}"
