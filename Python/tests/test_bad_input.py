@@ -237,7 +237,8 @@ def test_bad_saves_are_refused(daemon: Daemon) -> None:
     raw = opened(daemon)
     layout = raw.call("Register", shards=[shard()])["parameters"]["layout"]
     assert raw.error("Save", step=1, **{"try": 1}, layout="nonsense") == "UnknownLayout"
-    assert raw.error("Save", step=-1, **{"try": 1}, layout=layout) != ""
+    for step in (-1, 10**18, (1 << 63) - 1):
+        assert raw.error("Save", step=step, **{"try": 1}, layout=layout) == "InvalidParameter"
     assert raw.error("Save", step=1, **{"try": 0}, layout=layout) != ""
     assert raw.error("Save", step=1, **{"try": 1}, layout=layout, upto="moon") == "InvalidParameter"
     huge = {"name": "x", "scope": "rank", "bytes": 1 << 60, "source": {"memory": [{"address": ADDRESS, "bytes": 1 << 60}]}}
@@ -295,7 +296,11 @@ def test_bad_boxes_are_refused(daemon: Daemon) -> None:
     ):
         assert raw.error("Load", **chosen, boxes=[box]) != "", box
     assert raw.call("Load", **chosen, boxes=[{"name": "a", "offsets": [1], "shape": [2]}])["parameters"]["placed"][0]["bytes"] == 8
-    assert raw.error("Load", step=1, sequence=999, boxes=[{"name": "a"}]) == "NoSuchStep"
+    workers = daemon.workers()
+    for sequence in (999, -1, -(1 << 63), (1 << 63) - 1):
+        assert raw.error("Load", step=1, sequence=sequence, boxes=[{"name": "a"}]) == "NoSuchStep", sequence
+        assert raw.error("Describe", step=1, sequence=sequence) == "NoSuchStep", sequence
+    assert daemon.workers() == workers
 
 
 def test_descriptors_that_nobody_asked_for_are_harmless(daemon: Daemon) -> None:

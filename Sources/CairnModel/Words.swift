@@ -84,7 +84,8 @@ public enum Copies {
 public struct CommitSequence: Hashable, Codable, Sendable, CustomStringConvertible, Comparable {
     public let attempt: Int, count: Int
     public init(attempt: Int, count: Int) { self.attempt = attempt; self.count = count }
-    public init(wire: Int) { self.init(attempt: wire >> 32, count: wire & 0xFFFF_FFFF) }
+    /// A client's number: a negative one is no step's, and would have no text (0-0 is no step's either).
+    public init(wire: Int) { self.init(attempt: max(0, wire) >> 32, count: max(0, wire) & 0xFFFF_FFFF) }
     public var wire: Int { attempt << 32 | count }
     public var description: String { "\(attempt)-\(count)" }
     public init?(_ text: String) {

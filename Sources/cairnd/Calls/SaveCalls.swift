@@ -74,7 +74,8 @@ extension Daemon {
 
     func save(_ parameters: Checkpoint.Save.Parameters, _ session: ClientSession, _ context: CallContext) {
         if parameters.hold == true { return context.fail(.notSupported(feature: "held saves")) }
-        guard let step = parameters.step, step >= 0 else { return context.fail(.invalidParameter(parameter: "step")) }
+        // A step is part of names, in which a number has 18 digits at most.
+        guard let step = parameters.step, (0..<1_000_000_000_000_000_000).contains(step) else { return context.fail(.invalidParameter(parameter: "step")) }
         guard (1...1_000_000).contains(parameters.attemptTry) else { return context.fail(.invalidParameter(parameter: "try")) }
         let upto = parameters.upto ?? .committed
         guard upto != .failed, upto != .accepted else { return context.fail(.invalidParameter(parameter: "upto")) }
