@@ -150,6 +150,12 @@ def test_bad_ranks_and_world_sizes_are_refused(daemon: Daemon, who: tuple[int, i
     assert daemon.raw().error("Open", run=daemon.run, rank=who[0], worldSize=who[1], attempt="x") != ""
 
 
+@pytest.mark.parametrize("number", [0, -1, 1 << 31, 1 << 62, (1 << 63) - 1])
+def test_numbers_that_no_attempt_has_are_refused(daemon: Daemon, number: int) -> None:
+    reply = daemon.raw().call("Open", run=daemon.run, rank=0, worldSize=1, attempt="x", number=number)
+    assert reply["error"].endswith("InvalidParameter")
+
+
 def test_another_world_size_in_the_same_attempt_is_refused(daemon: Daemon) -> None:
     first = opened(daemon, rank=0, worldSize=2, attempt="same")
     assert daemon.raw().error("Open", run=daemon.run, rank=1, worldSize=3, attempt="same") != ""

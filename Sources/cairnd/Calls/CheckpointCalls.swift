@@ -83,7 +83,8 @@ extension Daemon {
                 return context.fail(.notPermitted(reason: "rank \(other.rank) of this attempt says the world has \(other.worldSize) ranks, this one says \(parameters.worldSize)"))
             }
         }
-        if let number = parameters.number, number < 1 { return context.fail(.invalidParameter(parameter: "number")) }
+        // As an attempt's record bounds it.
+        if let number = parameters.number, !(1...Int(Int32.max)).contains(number) { return context.fail(.invalidParameter(parameter: "number")) }
         // Open on a connection that has a session replaces it.
         if let former = context.connection.session {
             guard context.connection.isSessionSocket else { return context.fail(.failed(reason: "an attached connection cannot open a session")) }
