@@ -71,7 +71,7 @@ class Turns:
             try:
                 choice = self._call("Choose", restore=turn, step=self._wish.step, timeoutMs=int(self._timeout * 1000))
             except errors.NoSuchStep:
-                # Settled by all too: a rank that starts later must find this restore under way, not count it as one before its time.
+                # Settled by all too: a rank that starts later must find this restore under way, not one that ended before its time.
                 again, _ = self._settle(turn, None)
                 if again:
                     continue
