@@ -84,9 +84,11 @@ MUTATIONS = [
 
     # Restores and what older attempts left.
     Mutation("restore without agreement: each daemon answers its own best", ("I12", "I1"), ENGINE, "Engine+Restore.swift",
-             "        for (call, _, _) in restore.calls { answerChoice(call, step, sequence, asked: restore.step) }\n",
+             "        for (call, _, _) in restore.calls { answerChoice(call, restore) }\n",
              "        let own = restore.step == nil ? candidate(attempt, number, restore) : nil\n"
-             "        for (call, _, _) in restore.calls { answerChoice(call, own?.step ?? step, own?.sequence ?? sequence, asked: restore.step) }\n"),
+             "        for (call, _, _) in restore.calls {\n"
+             "            if let own { reply(call, .chosen(step: own.step, sequence: own.sequence)) } else { answerChoice(call, restore) }\n"
+             "        }\n"),
     Mutation("a verdict from one daemon only", ("I12",), ENGINE, "Engine+Restore.swift",
              "        restore.publishedRanks.formUnion(ranks)\n",
              "        restore.publishedRanks.formUnion(ranks)\n        return conclude(attempt, restore, ok: restore.settled.values.allSatisfy(\\.ok))\n"),
