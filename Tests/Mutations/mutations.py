@@ -91,7 +91,7 @@ MUTATIONS = [
              "        }\n"),
     Mutation("a verdict from one daemon only", ("I12",), ENGINE, "Engine+Restore.swift",
              "        restore.publishedRanks.formUnion(ranks)\n",
-             "        restore.publishedRanks.formUnion(ranks)\n        return conclude(attempt, restore, ok: restore.settled.values.allSatisfy(\\.ok))\n"),
+             "        restore.publishedRanks.formUnion(ranks)\n        return conclude(attempt, restore, ok: restore.settled.values.allSatisfy(\\.ok), reason: nil)\n"),
     Mutation("the newest is the highest step number", ("I1", "I12"), SIMULATION, "TierModel+Restore.swift",
              "summaries().filter { step == nil ? !$0.superseded : $0.step == step }\n"
              "            .map { Candidate(step: $0.step, sequence: $0.sequence, save: $0.save, level: .committed) } + (candidate.map { [$0] } ?? [])\n"
