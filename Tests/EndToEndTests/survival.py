@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +81,22 @@ def record(path: Path) -> dict[str, Any]:
     return found
 
 
+def rows(folder: Path, digest: str) -> dict[int, str]:
+    """A commit's rows: the digest of each rank's manifest. They prove themselves by the head's digest, which the commit names."""
+    text = (folder / f"manifests-{digest[:32]}.bin").read_bytes()
+    assert text[:8] == b"CAIRNROW", f"'{folder}': no rows"
+    _, row_bytes, block_rows, count = struct.unpack_from("<4I", text, 8)
+    blocks = -(-count // block_rows)
+    head, body = text[: 24 + 32 * blocks], text[24 + 32 * blocks :]
+    assert hashlib.sha256(head).hexdigest() == digest, f"'{folder}': the head of the rows is not the one that was committed"
+    assert len(body) == count * row_bytes, f"'{folder}': {len(body)} bytes of rows"
+    for block in range(blocks):
+        part = body[block * block_rows * row_bytes : (block + 1) * block_rows * row_bytes]
+        assert hashlib.sha256(part).digest() == head[24 + 32 * block : 56 + 32 * block], f"'{folder}': rows of block {block}"
+    found = (body[at : at + row_bytes] for at in range(0, len(body), row_bytes))
+    return {int.from_bytes(row[:8], "little"): row[16:48].hex() for row in found}
+
+
 class TierFiles:
     """The files of one run on one tier. Everything that claims to be whole is read to the last byte; AssertionError: it is not."""
 
@@ -129,9 +146,17 @@ class TierFiles:
             save = SaveName.read(commit["save"])
             assert (save.step, save.attempt) == (int(match["step"]), int(match["attempt"])), f"'{folder}' holds save {save}"
             assert (folder / commit["layoutFile"]).exists(), f"'{folder}' has no layout"
-            for manifest in commit["manifests"]:
-                assert record(folder / manifest["name"])["save"] == commit["save"], f"'{folder}' mixes saves"
-            found[save] = Step(folder, save, [manifest["rank"] for manifest in commit["manifests"]])
+            manifests = rows(folder, commit["manifestsDigest"])
+            assert list(manifests) == commit.get("participants", list(range(commit["worldSize"]))), (
+                f"'{folder}': rows of {list(manifests)}"
+            )
+            for rank, digest in manifests.items():
+                (name,) = (name for name in self._names(folder) if (part := PART.fullmatch(name)) and int(part["rank"]) == rank)
+                assert (folder / name).read_bytes().endswith(digest.encode() + b'"}\n'), (
+                    f"'{folder / name}' is not the one that was committed"
+                )
+                assert record(folder / name)["save"] == commit["save"], f"'{folder}' mixes saves"
+            found[save] = Step(folder, save, list(manifests))
         return found
 
     def decisions(self) -> dict[SaveName, str]:
