@@ -63,7 +63,8 @@ class Link:
         """
         begin = time.monotonic()
         with self.changed:
-            while self.session is None and self.ended is None and not self._closing:
+            # One that is hung up is about to be given up by the watch thread.
+            while (self.session is None or self.session.is_hung_up()) and self.ended is None and not self._closing:
                 bound = max(timeout, opening) if self._opening is not None else timeout
                 left = begin + bound - time.monotonic()
                 if left <= 0:

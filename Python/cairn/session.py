@@ -149,6 +149,9 @@ class Session:
             with contextlib.suppress(errors.CairnError):
                 self.load_call("Release", {"segment": lease.segment})
 
+    def is_hung_up(self) -> bool:
+        return self._is_shut or self.calls.is_hung_up()
+
     def hang_up(self) -> None:
         """End the session at once, from any thread: its socket first, for the daemon looks at that before it says staged."""
         self._is_shut = True

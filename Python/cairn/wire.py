@@ -8,6 +8,7 @@ from __future__ import annotations
 import array
 import json
 import os
+import select
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -82,6 +83,15 @@ class Connection:
         """The daemon's process id, or 0 where it lives in another pid namespace."""
         credentials = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
         return int.from_bytes(credentials[:4], "little", signed=True)
+
+    def is_hung_up(self) -> bool:
+        """Whether the daemon is gone, told without a call."""
+        poll = select.poll()
+        number = self._socket.fileno()
+        if number < 0:
+            return True
+        poll.register(number, select.POLLRDHUP)
+        return bool(poll.poll(0))
 
     def call(
         self,

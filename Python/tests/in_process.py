@@ -97,11 +97,13 @@ class Gone:
 
     def __init__(self) -> None:
         size = 1 << 20
-        hole = mmap.mmap(-1, size)
-        view = np.frombuffer(hole, dtype=np.uint8)
-        address = view.ctypes.data
-        del view
-        hole.close()
+        # Cut away below its mapping, which stays: an address that is free may be another thread's memory a moment later.
+        file = os.memfd_create("gone")
+        os.truncate(file, size)
+        self._hole = mmap.mmap(file, size)
+        os.truncate(file, 0)
+        os.close(file)
+        address = np.frombuffer(self._hole, dtype=np.uint8).ctypes.data
         self.__array_interface__ = {"data": (address, False), "shape": (size // 4,), "typestr": "<f4", "version": 3}
 
     @property

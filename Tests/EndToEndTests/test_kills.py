@@ -189,6 +189,7 @@ def test_a_restart_tells_of_no_commit_that_is_not(cluster: Cluster) -> None:
     until("the rank has heard of it", lambda: lone.committed.done() or lone._progress >= heard + 2)
     assert not lone.committed.done()
     assert lone.level == "global"
+    ranks[1]._link.wait_for_session(20)
     ranks[1].save(2, state(201, 4)).wait("committed", timeout=20)
     lone.wait("committed", timeout=20)
     for one in ranks:
