@@ -47,7 +47,8 @@ class History:
     def promote(self, step: int, level: str = "committed") -> None:
         """Let this rank's newest save of ``step``, which was to end before, go on to ``level``: local, global or committed.
 
-        All ranks must call it, for each has its own part. It returns at once; ``steps()`` tells when the step is there.
+        All ranks must call it, for each has its own part. It returns at once; ``steps()`` tells when the step is there. A daemon
+        that is started anew before that has forgotten it: call it again.
 
         Raises:
             ValueError: no such level. NoSuchStep: this attempt saved no such step, or its bytes are not there any more."""
