@@ -252,7 +252,11 @@ def cut_off(volume: Volume) -> None:
         volume.cut(number)
 
 
-@pytest.mark.parametrize("outage", [die_one_after_the_other] + FULL * [hang, cut_off])
+@pytest.mark.skipif(
+    not FULL,
+    reason="CAIRN_GLUSTER=full runs it too: how long a volume takes to heal after all of its bricks died is its own affair",
+)
+@pytest.mark.parametrize("outage", [die_one_after_the_other, hang, cut_off])
 def test_while_the_volume_is_gone_saves_stay_local_and_are_committed_later(nodes: Nodes, outage: Callable[[Volume], None]) -> None:
     ranks = launch(nodes.daemons)
     save_all(ranks, 1)
