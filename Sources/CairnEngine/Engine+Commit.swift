@@ -65,7 +65,7 @@ extension Engine {
         let run = run(key.run)
         run.decided.append(key.save)
         if run.decided.count > limits.decidedPerRun { run.decided.removeFirst() }
-        let ranks = save.ranks.sorted { $0.key < $1.key }.compactMap { rankSaves[$0.value] }
+        let ranks = ownParts(save)
         let servesRankZero = save.ranks[0] != nil
         switch outcome {
         case .committed(let sequence):
@@ -77,8 +77,6 @@ extension Engine {
                 stopStaging(rankSave)
                 if !rankSave.isStaged, let copies = partOfCopies(rankSave) { stopStaging(copies) }
                 standsCommitted(rankSave)
-                if rankSave.level < .local { tell(rankSave, .local) }
-                if rankSave.level < .global { tell(rankSave, .global) }
                 tell(rankSave, .committed)
             }
             run.lastCommit = (key.save, sequence, now)
@@ -131,7 +129,7 @@ extension Engine {
             }
             let protected = run.unfinished.union(unrecorded).sorted()
             ask(tier, .retain(key)) {
-                .retain(id: $0, run: key, keep: rule.keep, keepPeriod: rule.keepPeriod, protectedSaves: protected, protectedSequences: sequences)
+                .retain(id: $0, run: key, keep: rule.keep, keepPeriod: rule.keepPeriod, protectedSaves: protected, protectedSequences: sequences.sorted())
             }
         }
     }
@@ -207,8 +205,7 @@ extension Engine {
 
     func wait(call: CallID, run: RunKey, save: SaveID, rank: Int?, level: Level, deadline: Int?) {
         guard let known = saves[SaveKey(run: run, save: save)] else { return reply(call, .failed(.unknownSave(save.description))) }
-        let handles = rank.map { known.ranks[$0].map { [$0] } ?? [] } ?? Array(known.ranks.values)
-        let parts = handles.compactMap { rankSaves[$0] }
+        let parts = rank.map { known.ranks[$0].flatMap { rankSaves[$0] }.map { [$0] } ?? [] } ?? ownParts(known)
         if let failed = parts.first(where: { $0.failure != nil }) { return reply(call, .waited(.failed, reason: failed.failure)) }
         if case .void(let reason)? = known.decision { return reply(call, .waited(.failed, reason: reason)) }
         if case .committed? = known.decision { return reply(call, .waited(.committed, reason: nil)) }

@@ -157,8 +157,7 @@ extension Engine {
         guard rankSave.failure == nil else { return }
         if tier == .local, rankSave.level < .local { tell(rankSave, .local) }
         if tier == committing, !rankSave.isCopies {
-            // One tier alone is both: its fsync is `local` and `global`.
-            if rankSave.level < .local { tell(rankSave, .local) }
+            // Says `local` too, in one word: a client that is cut off between two would take it for the local tier's own.
             if rankSave.level < .global { tell(rankSave, .global) }
             if let save = saves[rankSave.saveKey] {
                 save.publishedAt = save.publishedAt ?? now

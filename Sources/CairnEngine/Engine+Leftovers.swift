@@ -50,7 +50,7 @@ extension Engine {
             held[id] = entry
         }
         for save in saves.values where save.key.run == run.key && save.decision == nil && save.voidReason == nil {
-            for (rank, handle) in save.ranks {
+            for (rank, handle) in save.ranks.sorted(by: { $0.key < $1.key }) {
                 // What is staged is finished from here, also where some of it is in a file that is still being written; only what lies whole in
                 // one place can be restored from it.
                 guard let part = rankSaves[handle], part.failure == nil, part.isStaged else { continue }

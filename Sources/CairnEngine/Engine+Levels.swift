@@ -28,7 +28,7 @@ extension Engine {
             if save.lostReason != nil { return reply(call, .failed(.noSuchStep(step))) }
             if save.decision != nil { return reply(call, .promoted) }
         }
-        let parts = saves[saveKey]?.ranks.values.compactMap { rankSaves[$0] }.filter { $0.failure == nil } ?? []
+        let parts = saves[saveKey].map { ownParts($0).filter { $0.failure == nil } } ?? []
         func isFar(_ upto: Level) -> Bool { finalLevel(upto) >= finalLevel(level) }
         if let save = saves[saveKey], isFar(save.upto), parts.allSatisfy({ isFar($0.upto) }) { return reply(call, .promoted) }
         let here = parts.filter { $0.published(on: .local) || $0.isResident || !$0.isStaged || $0.files[.local].map { $0.phase != .failed } == true }
@@ -108,7 +108,12 @@ extension Engine {
 
     /// Copies first: a failed part of them may be what a rank's own part waits for.
     func parts(_ save: Save) -> [RankSave] {
-        (save.copies.sorted { $0.key < $1.key } + save.ranks.sorted { $0.key < $1.key }).compactMap { rankSaves[$0.value] }
+        save.copies.sorted { $0.key < $1.key }.compactMap { rankSaves[$0.value] } + ownParts(save)
+    }
+
+    /// By rank: a dictionary's order differs from run to run, and the actions of one seed must not.
+    func ownParts(_ save: Save) -> [RankSave] {
+        save.ranks.sorted { $0.key < $1.key }.compactMap { rankSaves[$0.value] }
     }
 
     func dropped(_ key: SaveKey) {

@@ -63,7 +63,7 @@ import Testing
         }
         #expect(bench.takeCreate(.local) == nil)
         #expect(bench.publish(.global))
-        #expect(bench.told(key) == [.local, .global])
+        #expect(bench.told(key) == [.global])
     }
 
     @Test(arguments: [TierFailureKind.noSpace, .io]) func aGlobalTierThatIsFullOrFailsIsWaitedForWhileTheLocalCopyStands(_ kind: TierFailureKind) {

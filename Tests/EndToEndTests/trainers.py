@@ -36,7 +36,7 @@ class Told:
         return self.committed or all(self.ranks)
 
     def by_local(self, rank: int) -> bool:
-        """The local tier's own word. A commit tells `local` too: both at once then, where the local copy came later."""
+        """The local tier's own word. A higher level told alone says `local` too, with the same time."""
         levels = self.ranks[rank]
         return levels.get("local", NEVER) < levels.get("global", NEVER)
 
