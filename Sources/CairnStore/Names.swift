@@ -78,8 +78,6 @@ public enum Names {
         return isTemporary(name, ofNode: node) && (name.hasPrefix("\(own).") || name.hasPrefix("\(own)-"))
     }
     public static func isTemporary(_ name: String) -> Bool { name.hasPrefix(".") && name.hasSuffix(".part") }
-    /// Of a rank's data, checksums or manifest, in the folder of its save.
-    public static func isTemporaryOfRank(_ name: String) -> Bool { name.hasPrefix(".rank-") && isTemporary(name) }
 
     /// A host's name as part of a file's name.
     public static func node(_ hostname: String) -> String {

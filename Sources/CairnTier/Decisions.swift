@@ -73,10 +73,7 @@ final class Decisions: Sendable {
         case .linked: bytes = own
         case .stood(let other): bytes = other
         }
-        let record: DecisionRecord
-        do { record = try Record.decode(DecisionRecord.self, from: bytes) } catch {
-            throw TierFailure.corrupt(folders.first.absolute("\(folder)/\(name)"), error)
-        }
+        let record = try folders.decode(DecisionRecord.self, bytes, folders.first, "\(folder)/\(name)")
         let standing = try checked(record, bytes, run, save)
         try complete(run, standing)
         return standing
@@ -96,8 +93,11 @@ final class Decisions: Sendable {
             guard let names = try uncompleted(run, commit) else { return }
             do {
                 try folders.publishExactly(root, from, Names.checkpoint, standing.bytes)
-                // Of workers that died: the step would keep them. Whoever still writes one comes too late for this decision.
-                for name in names where Names.isTemporaryOfRank(name) && commit.save.attempt >= 1 { try folders.unlinkIfPresent(root, "\(from)/\(name)") }
+                // Of workers that died: the step would keep them. Whoever still writes one comes too late for this decision, and finds what
+                // it links under its last name; but for a branch (attempt 0), whose folder several daemons fill at once.
+                if commit.save.attempt >= 1 {
+                    for name in names where Names.isTemporary(name) { try folders.unlinkIfPresent(root, "\(from)/\(name)") }
+                }
                 try Files.rename(root.folder, from: from, to: to)
             } catch {
                 // Another daemon renamed it meanwhile, or retention removed the step since: both are past this point.

@@ -48,9 +48,7 @@ final class Restores: Sendable {
         switch try folders.publish(folders.first, folder(run, attempt), name, Record.encode(choice)) {
         case .linked: return choice
         case .stood(let bytes):
-            do { return try Record.decode(RestoreChoice.self, from: bytes) } catch {
-                throw TierFailure.corrupt(folders.first.absolute("\(folder(run, attempt))/\(name)"), error)
-            }
+            return try folders.decode(RestoreChoice.self, bytes, folders.first, "\(folder(run, attempt))/\(name)")
         }
     }
 
@@ -101,9 +99,7 @@ final class Restores: Sendable {
         for part in 0..<StoreLimits.worldSize {
             let name = lastName(Names.settled(attempt: attempt, restore: restore, node: folders.node, part: part))
             guard case .stood(let bytes) = try folders.publish(folders.first, folder(run, attempt), name, Record.encode(record)) else { return }
-            do { told.formUnion(try Record.decode(SettleRecord.self, from: bytes).ranks) } catch {
-                throw TierFailure.corrupt(folders.first.absolute("\(folder(run, attempt))/\(name)"), error)
-            }
+            told.formUnion(try folders.decode(SettleRecord.self, bytes, folders.first, "\(folder(run, attempt))/\(name)").ranks)
             if told.isSuperset(of: ranks) { return }
         }
     }
@@ -135,7 +131,7 @@ final class Restores: Sendable {
         switch try folders.publish(folders.first, folder, name, Record.encode(verdict)) {
         case .linked: return verdict
         case .stood(let bytes):
-            do { return try Record.decode(SettleVerdict.self, from: bytes) } catch { throw TierFailure.corrupt(folders.first.absolute("\(folder)/\(name)"), error) }
+            return try folders.decode(SettleVerdict.self, bytes, folders.first, "\(folder)/\(name)")
         }
     }
 }

@@ -160,7 +160,12 @@ final class TierFolders: Sendable {
 
     func read<Value: RecordValue>(_ type: Value.Type, _ root: TierRoot, _ path: String) throws -> (value: Value, bytes: [UInt8]) {
         let bytes = try root.readFile(path, limit: StoreLimits.recordBytes)
-        do { return (try Record.decode(type, from: bytes), bytes) } catch { throw TierFailure.corrupt(root.absolute(path), error) }
+        return (try decode(type, bytes, root, path), bytes)
+    }
+
+    /// What was read of a record's file.
+    func decode<Value: RecordValue>(_ type: Value.Type, _ bytes: [UInt8], _ root: TierRoot, _ path: String) throws -> Value {
+        do { return try Record.decode(type, from: bytes) } catch { throw TierFailure.corrupt(root.absolute(path), error) }
     }
 
     func readIfPresent<Value: RecordValue>(_ type: Value.Type, _ root: TierRoot, _ path: String) throws -> (value: Value, bytes: [UInt8])? {
