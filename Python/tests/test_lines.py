@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import os
 import secrets
 import time
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from in_process import Gone, Job, reason, together
-from real_daemon import Cluster, Daemon
+from real_daemon import Cluster, Daemon, until
 
 import cairn
 from cairn import attempt as attempts
@@ -175,6 +176,11 @@ def test_a_restore_that_a_restart_of_the_daemon_interrupted_goes_on(cluster: Clu
         assert restored(job, 2) == [(2, "first")]
 
 
+def stands(daemon: Daemon, run: str, attempt: int, name: str) -> None:
+    """Wait for a record of an attempt."""
+    until(lambda: list((daemon.tier / str(os.getuid()) / run / f"attempts/{attempt:06}").glob(name)))
+
+
 @pytest.mark.parametrize("counted", [True, False], ids=["counted", "not counted"])
 def test_a_rank_that_starts_late_is_in_the_restore_of_the_others(shared: Daemon, run: str, counted: bool) -> None:
     """Where the node's ranks are counted by the launcher, and where not; first there is nothing to restore, then there is."""
@@ -187,7 +193,8 @@ def test_a_rank_that_starts_late_is_in_the_restore_of_the_others(shared: Daemon,
 
         with opened(0) as first, concurrent.futures.ThreadPoolExecutor(1) as pool:
             early = pool.submit(first.restore, state(0, 0))
-            time.sleep(0.5)
+            # Rank 0 has its answer; where nobody counted the node's ranks, it has settled too.
+            stands(shared, run, 1 if expected is None else 2, "restore-1.json" if counted else "settled-1-*.json")
             assert not early.done(), "it must wait for the other one"
             with opened(1) as second:
                 assert second.restore(state(1, 0)) == expected

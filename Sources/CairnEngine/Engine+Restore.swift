@@ -131,9 +131,13 @@ extension Engine {
         restore.pollAt = now + ms(limits.pollLongestMs)
         log(.warning, "the \(tier) tier cannot say which step to restore: \(failure.text)")
         guard failure.kind == .corrupt else { return }
-        // What all ranks were to agree by cannot be read, and is never written again.
-        for (call, _, _) in restore.calls { reply(call, .failed(.invalid(name: "restore", reason: "\(failure.text); start the job anew"))) }
+        refuse(restore.calls.map(\.call), failure)
         restore.calls.removeAll()
+    }
+
+    /// What all ranks were to agree by cannot be read, and is never written again.
+    private func refuse(_ calls: [CallID], _ failure: TierFailure) {
+        for call in calls { reply(call, .failed(.invalid(name: "restore", reason: "\(failure.text); start the job anew"))) }
     }
 
     // MARK: settle
@@ -215,7 +219,7 @@ extension Engine {
         restore.verdictAsking = false
         restore.pollAt = now + ms(limits.pollLongestMs)
         guard failure.kind == .corrupt else { return }
-        for call in restore.settleCalls { reply(call, .failed(.invalid(name: "restore", reason: "\(failure.text); start the job anew"))) }
+        refuse(restore.settleCalls, failure)
         restore.settleCalls.removeAll()
     }
 
