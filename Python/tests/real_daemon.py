@@ -55,6 +55,8 @@ class Paused:
         self._pids = pids
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
+        # The signal is only sent by then: a thread on another core runs on for a moment.
+        until(lambda: all(map(_stands_still, pids)))
 
     def resume(self) -> None:
         pids, self._pids = self._pids, []
@@ -70,6 +72,15 @@ class Paused:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.resume()
+
+
+def _stands_still(pid: int) -> bool:
+    """Whether no thread of it runs: stopped, gone, or in a call that cannot be interrupted and after which it stops."""
+    for thread in Path(f"/proc/{pid}/task").glob("*"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            if (thread / "stat").read_text().rpartition(")")[2].split()[0] not in "TtDZX":
+                return False
+    return True
 
 
 @contextlib.contextmanager

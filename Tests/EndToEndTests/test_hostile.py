@@ -154,9 +154,6 @@ def lingering() -> tuple[socket.socket, socket.socket]:
     return made, peer
 
 
-@pytest.mark.skipif(
-    TIMES == 1, reason="CAIRN_HOSTILE=2 runs it: once the neighbour's save failed meanwhile, which is not understood yet"
-)
 def test_closing_what_a_client_sent_holds_up_nobody(besieged: Daemon) -> None:
     info = message("org.varlink.service.GetInfo")
     kept = []
