@@ -93,6 +93,11 @@ def flatten(state: object) -> Flat:
                 raise CairnError(f"the state is nested more than {MAX_DEPTH} deep; does a container hold itself?")
             tokens.append("dict")
             tokens.append(tuple(node))
+            kinds = list(map(type, node.values()))
+            if known.issuperset(kinds):  # a state_dict's thousands of tensors at once
+                tokens.extend(kinds)
+                tensors.extend(node.values())
+                return
             for child in node.values():
                 walk(child, depth + 1)
         elif kind is list or kind is tuple:
