@@ -5,7 +5,7 @@ The modules are compiled as they are, once; a mistake changes the inside of one 
 compiled again and linked with the others. The changed one is not optimized: compiling would take longer than running the few seeds
 that are needed.
 
-Environment: CAIRN_MUTATION_SEEDS, how many seeds a mistake has to be caught in (default 200); CAIRN_MUTATION, only those whose name
+Environment: CAIRN_MUTATION_SEEDS, how many seeds a mistake has to be caught in (default 400); CAIRN_MUTATION, only those whose name
 contains this.
 """
 
@@ -22,7 +22,7 @@ import pytest
 from .mutations import ENGINE, MUTATIONS, SIMULATION, Mutation
 
 ROOT = Path(__file__).resolve().parents[2]
-SEEDS = int(os.environ.get("CAIRN_MUTATION_SEEDS", "200"))
+SEEDS = int(os.environ.get("CAIRN_MUTATION_SEEDS", "400"))
 MODULES = {"CairnModel": "Sources", "CairnMessages": "Sources", ENGINE: "Sources", SIMULATION: "Tests"}
 MAIN = "cairn_simulate"
 SECONDS = 180
