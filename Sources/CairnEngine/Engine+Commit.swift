@@ -121,6 +121,7 @@ extension Engine {
                 if case .chosen(_, let sequence?, _) = restore.phase { sequences.append(sequence) }
             }
         }
+        sequences.sort()
         for tier in tiers where isUp(tier) && (everywhere || tier == beside) {
             guard let rule = retention[tier], rule.keep != nil else { continue }
             // The worker may get to this before it has recorded a commit: the save would look like one that no commit comes for.
@@ -129,7 +130,7 @@ extension Engine {
             }
             let protected = run.unfinished.union(unrecorded).sorted()
             ask(tier, .retain(key)) {
-                .retain(id: $0, run: key, keep: rule.keep, keepPeriod: rule.keepPeriod, protectedSaves: protected, protectedSequences: sequences.sorted())
+                .retain(id: $0, run: key, keep: rule.keep, keepPeriod: rule.keepPeriod, protectedSaves: protected, protectedSequences: sequences)
             }
         }
     }
@@ -205,7 +206,7 @@ extension Engine {
 
     func wait(call: CallID, run: RunKey, save: SaveID, rank: Int?, level: Level, deadline: Int?) {
         guard let known = saves[SaveKey(run: run, save: save)] else { return reply(call, .failed(.unknownSave(save.description))) }
-        let parts = rank.map { known.ranks[$0].flatMap { rankSaves[$0] }.map { [$0] } ?? [] } ?? ownParts(known)
+        let parts = ownParts(known).filter { rank == nil || $0.key.rank == rank }
         if let failed = parts.first(where: { $0.failure != nil }) { return reply(call, .waited(.failed, reason: failed.failure)) }
         if case .void(let reason)? = known.decision { return reply(call, .waited(.failed, reason: reason)) }
         if case .committed? = known.decision { return reply(call, .waited(.committed, reason: nil)) }

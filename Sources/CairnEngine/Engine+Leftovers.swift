@@ -50,12 +50,11 @@ extension Engine {
             held[id] = entry
         }
         for save in saves.values where save.key.run == run.key && save.decision == nil && save.voidReason == nil {
-            for (rank, handle) in save.ranks.sorted(by: { $0.key < $1.key }) {
+            for part in ownParts(save) where part.failure == nil && part.isStaged {
                 // What is staged is finished from here, also where some of it is in a file that is still being written; only what lies whole in
                 // one place can be restored from it.
-                guard let part = rankSaves[handle], part.failure == nil, part.isStaged else { continue }
                 let level: Level = part.published(on: .local) ? .local : part.isResident ? .staged : .accepted
-                add(save.key.save, rank, save.worldSize, save.upto, save.participants, level, part.count)
+                add(save.key.save, part.key.rank, save.worldSize, save.upto, save.participants, level, part.count)
             }
         }
         for part in found where part.decision == nil && saves[SaveKey(run: run.key, save: part.key.save)]?.lostReason == nil {

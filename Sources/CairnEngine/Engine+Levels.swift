@@ -108,13 +108,13 @@ extension Engine {
 
     /// Copies first: a failed part of them may be what a rank's own part waits for.
     func parts(_ save: Save) -> [RankSave] {
-        save.copies.sorted { $0.key < $1.key }.compactMap { rankSaves[$0.value] } + ownParts(save)
+        copyParts(save) + ownParts(save)
     }
+    func copyParts(_ save: Save) -> [RankSave] { byRank(save.copies) }
+    func ownParts(_ save: Save) -> [RankSave] { byRank(save.ranks) }
 
-    /// By rank: a dictionary's order differs from run to run, and the actions of one seed must not.
-    func ownParts(_ save: Save) -> [RankSave] {
-        save.ranks.sorted { $0.key < $1.key }.compactMap { rankSaves[$0.value] }
-    }
+    /// A dictionary's order differs from run to run, and the actions of one seed must not.
+    private func byRank(_ handles: [Int: Int]) -> [RankSave] { handles.sorted { $0.key < $1.key }.compactMap { rankSaves[$0.value] } }
 
     func dropped(_ key: SaveKey) {
         guard let save = saves[key], let reason = save.voidReason, save.decision == nil else { return }

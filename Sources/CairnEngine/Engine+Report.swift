@@ -103,7 +103,7 @@ extension Engine {
         runs.values.filter { run == nil || $0.key == run }.sorted { $0.key < $1.key }.flatMap { run in
             run.unfinished.sorted().compactMap { id -> SaveReport? in
                 guard let save = saves[SaveKey(run: run.key, save: id)] else { return nil }
-                let parts = save.ranks.values.compactMap { rankSaves[$0] }
+                let parts = ownParts(save)
                 let reason = save.voidReason ?? parts.compactMap(\.failure).first ?? waitsFor(parts)
                 return SaveReport(
                     run: run.key, save: id, level: parts.map(\.level).min() ?? .accepted, worldSize: save.worldSize, ranks: save.ranks.keys.sorted(),
@@ -153,11 +153,11 @@ extension Engine {
     /// The files of this save's ranks that lie whole in the pool here (a restore from memory); another daemon may have the others.
     public func resident(run: RunKey, save id: SaveID) -> [ResidentRank] {
         guard let save = saves[SaveKey(run: run, save: id)], save.lostReason == nil else { return [] }
-        return (save.ranks.sorted { $0.key < $1.key } + save.copies.sorted { $0.key < $1.key }).compactMap { _, handle in
-            guard let rankSave = rankSaves[handle], rankSave.failure == nil, rankSave.isStaged else { return nil }
+        return (ownParts(save) + copyParts(save)).compactMap { rankSave in
+            guard rankSave.failure == nil, rankSave.isStaged else { return nil }
             let slots = rankSave.slots.compactMap { $0 }
             guard slots.count == rankSave.chunkCount else { return nil }
-            return ResidentRank(handle: handle, rank: rankSave.key.rank, slots: slots)
+            return ResidentRank(handle: rankSave.handle, rank: rankSave.key.rank, slots: slots)
         }
     }
 

@@ -110,7 +110,7 @@ MUTATIONS = [
     Mutation("retention deletes the newest", ("I3", "I1"), SIMULATION, "TierModel+Housekeeping.swift",
              "doomed = known.dropFirst(max(1, keep ?? Int.max))", "doomed = known.dropFirst(max(0, (keep ?? Int.max) - 1))"),
     Mutation("retention ignores what a restore names", ("I3",), ENGINE, "Engine+Commit.swift",
-             "protectedSaves: protected, protectedSequences: sequences.sorted())", "protectedSaves: protected, protectedSequences: sequences.filter { _ in false })"),
+             "protectedSaves: protected, protectedSequences: sequences)", "protectedSaves: protected, protectedSequences: sequences.filter { _ in false })"),
     Mutation("retention takes what is unfinished", ("I1",), ENGINE, "Engine+Commit.swift",
-             "protectedSaves: protected, protectedSequences: sequences.sorted())", "protectedSaves: protected.filter { _ in false }, protectedSequences: sequences.sorted())"),
+             "protectedSaves: protected, protectedSequences: sequences)", "protectedSaves: protected.filter { _ in false }, protectedSequences: sequences)"),
 ]
