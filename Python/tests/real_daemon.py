@@ -202,8 +202,11 @@ class Daemon:
     def raw(self) -> Raw:
         return Raw(self.socket)
 
+    def run_folder(self, run: str = "run") -> Path:
+        return self.tier / str(os.getuid()) / run
+
     def step_folders(self, run: str = "run") -> list[Path]:
-        return sorted((self.tier / str(os.getuid()) / run).glob("step-*"))
+        return sorted(self.run_folder(run).glob("step-*"))
 
 
 Opener = Callable[..., cairn.Checkpointer]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import os
 import secrets
 import time
 from typing import Any
@@ -178,7 +177,7 @@ def test_a_restore_that_a_restart_of_the_daemon_interrupted_goes_on(cluster: Clu
 
 def stands(daemon: Daemon, run: str, attempt: int, name: str) -> None:
     """Wait for a record of an attempt."""
-    until(lambda: list((daemon.tier / str(os.getuid()) / run / f"attempts/{attempt:06}").glob(name)))
+    until(lambda: list((daemon.run_folder(run) / f"attempts/{attempt:06}").glob(name)))
 
 
 @pytest.mark.parametrize("counted", [True, False], ids=["counted", "not counted"])

@@ -45,11 +45,7 @@ final class Restores: Sendable {
         }
         try folders.makeFolders(folders.first, folder(run, attempt))
         let name = lastName(Names.restoreChoice(attempt: attempt, restore: restore))
-        switch try folders.publish(folders.first, folder(run, attempt), name, Record.encode(choice)) {
-        case .linked: return choice
-        case .stood(let bytes):
-            return try folders.decode(RestoreChoice.self, bytes, folders.first, "\(folder(run, attempt))/\(name)")
-        }
+        return try folders.publishRecord(folders.first, folder(run, attempt), name, choice)
     }
 
     /// What may be chosen. A tier beside is asked only while the committing one is down, and then only what is whole here can be restored.
@@ -98,8 +94,7 @@ final class Restores: Sendable {
         var told: Set<Int> = []
         for part in 0..<StoreLimits.worldSize {
             let name = lastName(Names.settled(attempt: attempt, restore: restore, node: folders.node, part: part))
-            guard case .stood(let bytes) = try folders.publish(folders.first, folder(run, attempt), name, Record.encode(record)) else { return }
-            told.formUnion(try folders.decode(SettleRecord.self, bytes, folders.first, "\(folder(run, attempt))/\(name)").ranks)
+            told.formUnion(try folders.publishRecord(folders.first, folder(run, attempt), name, record).ranks)
             if told.isSuperset(of: ranks) { return }
         }
     }
@@ -128,10 +123,6 @@ final class Restores: Sendable {
         } else {
             return nil
         }
-        switch try folders.publish(folders.first, folder, name, Record.encode(verdict)) {
-        case .linked: return verdict
-        case .stood(let bytes):
-            return try folders.decode(SettleVerdict.self, bytes, folders.first, "\(folder)/\(name)")
-        }
+        return try folders.publishRecord(folders.first, folder, name, verdict)
     }
 }

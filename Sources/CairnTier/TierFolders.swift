@@ -151,6 +151,14 @@ final class TierFolders: Sendable {
         return .linked
     }
 
+    /// The record that stands there now: this one, or that of whoever was first.
+    func publishRecord<Value: RecordValue>(_ root: TierRoot, _ folder: String, _ name: String, _ record: Value) throws -> Value {
+        switch try publish(root, folder, name, Record.encode(record)) {
+        case .linked: record
+        case .stood(let bytes): try decode(Value.self, bytes, root, "\(folder)/\(name)")
+        }
+    }
+
     /// A record that must be this one, whoever wrote it.
     func publishExactly(_ root: TierRoot, _ folder: String, _ name: String, _ bytes: [UInt8], limit: Int = StoreLimits.recordBytes) throws {
         guard try publish(root, folder, name, bytes, limit: limit) == .linked else {
