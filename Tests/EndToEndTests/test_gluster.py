@@ -254,7 +254,7 @@ def cut_off(volume: Volume) -> None:
 
 @pytest.mark.skipif(
     not FULL,
-    reason="CAIRN_GLUSTER=full runs it too: how long a volume takes to heal after all of its bricks died is its own affair",
+    reason="CAIRN_GLUSTER=full runs it too: a folder made while bricks come back is EIO now and then, for a minute",
 )
 @pytest.mark.parametrize("outage", [die_one_after_the_other, hang, cut_off])
 def test_while_the_volume_is_gone_saves_stay_local_and_are_committed_later(nodes: Nodes, outage: Callable[[Volume], None]) -> None:
