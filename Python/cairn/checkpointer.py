@@ -167,7 +167,7 @@ class Checkpointer(History):
         metadata: Mapping[str, str] | None = None,
         participants: Iterable[int] | None = None,
     ) -> Save:
-        """Save ``state`` as ``step``; return once its eager tensors and its plain values are staged.
+        """Save ``state`` as ``step``; return once its eager tensors are staged. Plain values are saved as they are at the call.
 
         Args:
             step: the training step, 0 or more; the same step may be saved again.

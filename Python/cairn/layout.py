@@ -9,6 +9,7 @@ from __future__ import annotations
 import fnmatch
 import json
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 from . import replicas, tensors, tree
@@ -67,21 +68,34 @@ class Unchanged:
     """Watches lazy tensors by torch's version counters: they miss fused optimizers and writes through `.data`, but see the usual
     in-place ones, as load_state_dict() before the fence, which would leave a save half old and half new without a word."""
 
-    def __init__(self, tensors: list[Any], names: list[str]) -> None:
+    def __init__(self, tensors: list[Any], leaves: list[Leaf]) -> None:
         self._tensors = tensors
-        self._names = names
-        self._versions = [_version(tensor) for tensor in tensors]
+        self._leaves = leaves
+        self._versions = _versions(tensors)
 
     def changed(self) -> str | None:
         """The name of a tensor that was changed since."""
-        versions = map(_version, self._tensors)
-        return next((name for name, old, new in zip(self._names, self._versions, versions, strict=True) if old != new), None)
+        versions = _versions(self._tensors)
+        if versions == self._versions:
+            return None
+        pairs = zip(self._leaves, self._versions, versions, strict=True)
+        return next(leaf.name for leaf, old, new in pairs if old != new)
 
 
-def _version(tensor: Any) -> Any:
+_version = attrgetter("_version")
+
+
+def _versions(tensors: list[Any]) -> list[Any]:
+    try:
+        return list(map(_version, tensors))
+    except (AttributeError, RuntimeError):  # some are numpy's, or made in inference mode
+        return [_version_or_none(tensor) for tensor in tensors]
+
+
+def _version_or_none(tensor: Any) -> Any:
     try:
         return tensor._version
-    except (AttributeError, RuntimeError):  # numpy's, or made in inference mode
+    except (AttributeError, RuntimeError):
         return None
 
 
@@ -133,10 +147,15 @@ class Layouts:
             message: dict[str, Any] = {"name": stored.name, "scope": stored.scope, "bytes": len(stored.data)}
             if stored.key is not None:
                 message["key"] = stored.key
+            if layout.lazy_tensors:  # the rank must live until the fence anyway, and these bytes are not seen by anyone else
+                message["eager"] = False
             message["source"] = {"memory": [{"address": tensors.address_of_bytes(stored.data), "bytes": len(stored.data)}]}
             messages.append(message)
-        lazy_ones = [flat.tensors[index] for index in layout.lazy_tensors]
-        watched = Unchanged(lazy_ones, [layout.leaves[index].name for index in layout.lazy_tensors]) if lazy_ones else None
+        watched = None
+        if len(layout.lazy_tensors) == len(flat.tensors) > 0:
+            watched = Unchanged(flat.tensors, layout.leaves)
+        elif layout.lazy_tensors:
+            watched = Unchanged(*([some[index] for index in layout.lazy_tensors] for some in (flat.tensors, layout.leaves)))
         held = [flat.tensors, tensors.storages(flat.tensors), [stored.data for stored in objects], layout]
         return Content(layout, messages, held, watched)
 

@@ -59,6 +59,17 @@ def test_eager_bytes_are_those_at_the_call(held: Daemon, big: torch.Tensor) -> N
     assert found["text"] == "at the call"
 
 
+def test_a_save_with_nothing_eager_waits_for_no_copy(held: Daemon, big: torch.Tensor) -> None:
+    checkpointer, values = held.open(), {"text": "at the call"}
+    with held.paused("stager"):
+        save = checkpointer.save(1, {"a": big[:1000], "values": values}, lazy=True)
+        assert save.level == "accepted"
+        values["text"] = "later"
+    save.wait(timeout=30)
+    checkpointer.close()
+    assert restored(held, ["values"]) == (1, {"values": {"text": "at the call"}})
+
+
 class Wrapper:
     """Does not call Optimizer's __init__."""
 

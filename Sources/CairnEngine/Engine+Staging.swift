@@ -64,15 +64,16 @@ extension Engine {
     }
 
     func begin(_ rankSave: RankSave, _ request: SaveRequest) {
-        rankSave.stagerKnows = true
-        actions.append(.stager(.begin(request.staging)))
-        stagingTurn.append(rankSave.handle)
-        tell(rankSave, .accepted)
+        // The reply first: a rank that waits for no copy need not wait while a long header goes to the stager either.
         if request.waitsForEager {
             rankSave.replyCall = request.call
         } else {
             reply(request.call, .saved(rankSave.key.save, bytes: rankSave.fileBytes))
         }
+        rankSave.stagerKnows = true
+        actions.append(.stager(.begin(request.staging)))
+        stagingTurn.append(rankSave.handle)
+        tell(rankSave, .accepted)
     }
 
     // MARK: copies of replicas

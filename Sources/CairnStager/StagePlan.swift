@@ -68,7 +68,7 @@ final class StagePlan: Sendable {
         }
         mark(0, header.count, eager: true)
         for extent in layout.extents { mark(header.count + extent.fileOffset, extent.bytes, eager: extent.eager) }
-        for object in objects { mark(object.fileOffset, object.bytes, eager: true) }
+        for object in objects { mark(object.fileOffset, object.bytes, eager: object.eager) }
         self.flags = flags
     }
 
@@ -91,7 +91,7 @@ final class StagePlan: Sendable {
             return Part(begin: header.count + extent.fileOffset, bytes: extent.bytes, eager: extent.eager, address: extent.address, source: extent.source)
         }
         let object = objects[number - 1 - layout.extents.count]
-        return Part(begin: object.fileOffset, bytes: object.bytes, eager: true, address: object.address, source: object.source)
+        return Part(begin: object.fileOffset, bytes: object.bytes, eager: object.eager, address: object.address, source: object.source)
     }
 
     /// The memfd of a part; `problemOfSources` has found all of them.

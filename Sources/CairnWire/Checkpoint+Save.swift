@@ -1,7 +1,7 @@
 // The life of a save: Save, Seal, the leases of streamed tensors, and how far it has come.
 
 extension Checkpoint {
-    /// Saves a registered layout as a step; replies when every eager shard and every object is staged. Idempotent by step
+    /// Saves a registered layout as a step; replies when every eager shard and object is staged. Idempotent by step
     /// and try, the number of this rank's calls of save() for this step in this attempt.
     /// upto: how far the save goes (default: committed). step may be absent only with hold. participants: the ranks that take part,
     /// ascending, rank 0 and the caller among them, the same on each of them (default: all). copies: these are copies of replicas that

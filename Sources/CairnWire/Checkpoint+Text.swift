@@ -57,6 +57,8 @@ extension Checkpoint {
           # The key of a keyed object.
           key: ?string,
           bytes: int,
+          # As a shard's: false where the rank keeps the bytes as they are until the save is staged.
+          eager: ?bool,
           # Which rank holds it; in replies only.
           rank: ?int,
           source: Source
@@ -121,7 +123,7 @@ extension Checkpoint {
         # Tells what the next saves consist of. Register anew whenever a name, shape or address differs.
         method Register(shards: []Shard) -> (layout: string, bytes: int)
 
-        # Saves a registered layout as a step; replies when every eager shard and every object is staged. Idempotent by step
+        # Saves a registered layout as a step; replies when every eager shard and object is staged. Idempotent by step
         # and try, the number of this rank's calls of save() for this step in this attempt.
         # upto: how far the save goes (default: committed). step may be absent only with hold. participants: the ranks that take part,
         # ascending, rank 0 and the caller among them, the same on each of them (default: all). copies: these are copies of replicas that

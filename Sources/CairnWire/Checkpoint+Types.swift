@@ -64,16 +64,18 @@ extension Checkpoint {
         /// The key of a keyed object.
         public var key: String?
         public var bytes: Int
+        /// As a shard's: false where the rank keeps the bytes as they are until the save is staged.
+        public var eager: Bool?
         /// Which rank holds it; in replies only.
         public var rank: Int?
         public var source: Source
 
-        public init(name: String, scope: Scope, key: String? = nil, bytes: Int, rank: Int? = nil,
+        public init(name: String, scope: Scope, key: String? = nil, bytes: Int, eager: Bool? = nil, rank: Int? = nil,
                     source: Source = Source()) {
-            self.name = name; self.scope = scope; self.key = key; self.bytes = bytes; self.rank = rank
+            self.name = name; self.scope = scope; self.key = key; self.bytes = bytes; self.eager = eager; self.rank = rank
             self.source = source
         }
-        public enum CodingKeys: String, CodingKey, CaseIterable { case name, scope, key, bytes, rank, source }
+        public enum CodingKeys: String, CodingKey, CaseIterable { case name, scope, key, bytes, eager, rank, source }
     }
 
     /// Bytes of a save or of a load, and where they lie in one of the rank's leases. begin counts from the first byte of the

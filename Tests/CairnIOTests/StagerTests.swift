@@ -82,6 +82,23 @@ import Testing
         check(stager, rank)
     }
 
+    @Test func objectsThatTheirRankKeepsAreCopiedWithTheLazyBytes() throws {
+        let stager = try StagerHarness(slots: 8)
+        _ = try stager.openSession()
+        // Chunk 0: header and lazy; 1: lazy and the object.
+        let rank = try FakeRank(parts: [(8 << 20, false)], objects: [1 << 20], eagerObjects: false)
+        try rank.begin(stager, handle: 5)
+        try stager.send(.stage([.init(handle: 5, chunk: 0, slot: 0)]))
+        guard case .eagerStaged(handle: 5) = try stager.next().reply else { throw Unexpected() }
+        try stager.send(.stage([.init(handle: 5, chunk: 1, slot: 1)]))
+        var staged: Set<Int> = []
+        while staged.count < 2 {
+            guard case .staged(let chunks) = try stager.next().reply else { throw Unexpected() }
+            staged.formUnion(chunks.map(\.chunk))
+        }
+        check(stager, rank)
+    }
+
     @Test func withoutLazyBytesTheLastChunkIsToldBeforeEagerStaged() throws {
         let stager = try StagerHarness(slots: 4)
         _ = try stager.openSession()

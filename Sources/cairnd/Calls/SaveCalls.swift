@@ -105,7 +105,7 @@ extension Daemon {
         var extents: [StageExtent] = []
         for (object, stored) in zip(objects, plan.objects) {
             if object.source.streamed == true { return context.fail(.notSupported(feature: "streamed sources")) }
-            if let problem = addExtents(object.source, bytes: object.bytes, at: stored.fileOffset, eager: true, to: &extents) {
+            if let problem = addExtents(object.source, bytes: object.bytes, at: stored.fileOffset, eager: object.eager ?? true, to: &extents) {
                 return context.fail(.invalidShard(name: object.name, reason: problem))
             }
         }
@@ -131,8 +131,8 @@ extension Daemon {
         let staging = BeginStaging(handle: handle, session: session.token, layout: registered.number, dataStart: plan.dataStart,
                                    fileBytes: plan.fileBytes, objects: extents, verify: parameters.verify == true)
         deliver(.save(SaveRequest(call: call, session: session.token, handle: handle, step: step, attemptTry: parameters.attemptTry, upto: upto,
-                                  staging: staging, eagerChunks: eagerChunks(registered.layout, plan),
-                                  waitsForEager: registered.hasEagerBytes || !extents.isEmpty || staging.verify, participants: participants, isCopies: isCopies)))
+                                  staging: staging, eagerChunks: eagerChunks(registered.layout, extents, plan),
+                                  waitsForEager: registered.hasEagerBytes || extents.contains { $0.eager } || staging.verify, participants: participants, isCopies: isCopies)))
     }
 
     /// Ascending ranks of the world, rank 0, whose count orders the save, and the caller among them.
@@ -153,8 +153,8 @@ extension Daemon {
         deliver(.promote(call: call, session: session.token, step: parameters.step, level: parameters.level))
     }
 
-    /// Chunks with eager bytes, ascending: the header's, those of eager shards, and the objects'.
-    func eagerChunks(_ layout: Layout, _ plan: FilePlan) -> [Int] {
+    /// Chunks with eager bytes, ascending: the header's, and those of eager shards and objects.
+    func eagerChunks(_ layout: Layout, _ objects: [StageExtent], _ plan: FilePlan) -> [Int] {
         var chunks: [Int] = []
         func add(_ from: Int, _ bytes: Int) {
             guard bytes > 0 else { return }
@@ -163,7 +163,7 @@ extension Daemon {
         }
         add(0, plan.dataStart)
         for entry in layout.entries where entry.shard.eager { add(plan.dataStart + entry.dataOffset, entry.bytes) }
-        add(plan.dataStart + layout.dataBytes, plan.fileBytes - plan.dataStart - layout.dataBytes)
+        for object in objects where object.eager { add(object.fileOffset, object.bytes) }
         return chunks
     }
 

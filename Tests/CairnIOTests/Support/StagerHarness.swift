@@ -99,7 +99,7 @@ struct FakeRank {
     var expected: [UInt8]
 
     /// Each part lies with a gap of 64 bytes to the next in memory, so that nothing is right by accident.
-    init(headerBytes: Int = 4096, parts: [(bytes: Int, eager: Bool)], objects objectBytes: [Int] = [100, 0, 7]) throws {
+    init(headerBytes: Int = 4096, parts: [(bytes: Int, eager: Bool)], objects objectBytes: [Int] = [100, 0, 7], eagerObjects: Bool = true) throws {
         let all = parts.map(\.bytes) + objectBytes
         let memory = try MemoryMap(anonymous: max(4096, all.reduce(0) { $0 + $1 + 64 }))
         header = patternBytes(headerBytes, seed: 77)
@@ -116,7 +116,7 @@ struct FakeRank {
         for (index, count) in objectBytes.enumerated() {
             let bytes = patternBytes(count, seed: UInt64(index + 1000))
             memory.copy(from: bytes, at: at)
-            objects.append(StageExtent(fileOffset: expected.count, address: memory.address(of: at), bytes: count, eager: true))
+            objects.append(StageExtent(fileOffset: expected.count, address: memory.address(of: at), bytes: count, eager: eagerObjects))
             expected += bytes
             at += count + 64
         }
