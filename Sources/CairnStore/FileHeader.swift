@@ -24,10 +24,8 @@ public enum FileHeader {
         let ends = try objectEnds(objects, of: layout)
         let objectKeys = objects.map { Names.objectPrefix(rank: rank) + $0.name }
 
+        // The objects' members; they follow the layout's, which are megabytes where tensors are many and are copied once.
         var sharding = JSONWriter(quoting: true), table = JSONWriter(quoting: true), tensors = JSONWriter()
-        sharding.rendered(layout.rendered.sharding)
-        table.rendered(layout.rendered.table)
-        tensors.rendered(layout.rendered.tensors)
         var begin = layout.dataBytes
         for (index, object) in objects.enumerated() {
             tensors.tensor(objectKeys[index], .u8, [object.bytes], begin: begin, end: ends[index])
@@ -40,7 +38,9 @@ public enum FileHeader {
         }
 
         var json = JSONWriter()
-        json.bytes.reserveCapacity(tensors.bytes.count + sharding.bytes.count + table.bytes.count + 2 * Sizes.alignment)
+        json.bytes.reserveCapacity([layout.rendered.sharding, layout.rendered.table, layout.rendered.tensors, sharding.bytes, table.bytes, tensors.bytes]
+            .reduce(2 * Sizes.alignment) { $0 + $1.count })
+        json.bytes.append(contentsOf: repeatElement(0, count: 8))
         json.open()
         json.key("__metadata__")
         json.open()
@@ -50,21 +50,21 @@ public enum FileHeader {
             json.string(value)
         }
         json.key("DCP_SHARDING_INFO")
-        json.quoted(sharding.bytes)
+        json.quoted(members: layout.rendered.sharding, sharding.bytes)
         json.key("cairn.table")
-        json.quoted(table.bytes)
+        json.quoted(members: layout.rendered.table, table.bytes)
         json.close()
+        json.rendered(layout.rendered.tensors)
         json.rendered(tensors.bytes)
         json.close()
 
-        let dataStart = (8 + json.bytes.count + Sizes.alignment - 1) / Sizes.alignment * Sizes.alignment
+        var header = json.bytes
+        json.bytes = []
+        let dataStart = (header.count + Sizes.alignment - 1) / Sizes.alignment * Sizes.alignment
         guard dataStart - 8 <= StoreLimits.headerBytes else {
             throw .headerTooLarge(bytes: dataStart - 8, limit: StoreLimits.headerBytes)
         }
-        var header: [UInt8] = []
-        header.reserveCapacity(dataStart)
-        for shift in stride(from: 0, to: 64, by: 8) { header.append(UInt8(truncatingIfNeeded: (dataStart - 8) >> shift)) }
-        header.append(contentsOf: json.bytes)
+        for at in 0..<8 { header[at] = UInt8(truncatingIfNeeded: (dataStart - 8) >> (8 * at)) }
         header.append(contentsOf: repeatElement(UInt8(ascii: " "), count: dataStart - header.count))
 
         let storedObjects = objects.enumerated().map { index, object in
@@ -99,12 +99,5 @@ public enum FileHeader {
             ends.append(end)
         }
         return ends
-    }
-}
-
-extension JSONWriter {
-    /// An object as a JSON string: its members were written with `quoting`, so their quotes are escaped already.
-    fileprivate mutating func quoted(_ members: [UInt8]) {
-        rendered(Array("\"{".utf8) + members + Array("}\"".utf8))
     }
 }

@@ -68,6 +68,15 @@ struct JSONWriter {
         pending = true
     }
 
+    /// An object as a JSON string: its members were written with `quoting`, so their quotes are escaped already.
+    mutating func quoted(members: [UInt8]...) {
+        separate()
+        bytes.append(contentsOf: "\"{".utf8)
+        for each in members { rendered(each) }
+        bytes.append(contentsOf: "}\"".utf8)
+        pending = true
+    }
+
     private mutating func separate() {
         if pending { bytes.append(UInt8(ascii: ",")) }
         pending = false
