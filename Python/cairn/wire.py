@@ -208,5 +208,7 @@ class Connection:
         return parameters, continues
 
     def _broken(self, doing: str, failure: OSError) -> errors.Unavailable:
+        # The watch thread closes what the daemon has hung up: what the kernel says of such a descriptor tells nobody anything.
+        why = "the daemon has hung up" if self._socket.fileno() < 0 else failure.strerror or failure
         self.shutdown()
-        return errors.Unavailable(f"{doing}: {failure.strerror or failure}")
+        return errors.Unavailable(f"{doing}: {why}")
