@@ -95,7 +95,7 @@ fuzz: setup
 # Left out is what measures time.
 sanitize: setup
 	for sanitizer in thread address; do \
-	  timeout --kill-after=30 3600 swift test --sanitize=$$sanitizer --disable-xctest --scratch-path .build/$$sanitizer \
+	  CAIRN_SIMULATION_MINUTES=30 timeout --kill-after=30 3600 swift test --sanitize=$$sanitizer --disable-xctest --scratch-path .build/$$sanitizer \
 	    --skip aHundredThousandShardsAreLaidOutQuickly; done
 
 test-python: release

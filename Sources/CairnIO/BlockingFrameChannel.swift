@@ -1,11 +1,10 @@
 // The worker's end of a frame channel: one thread receives, any thread sends.
-import Synchronization
 
 public final class BlockingFrameChannel: Sendable {
     private let socket: Descriptor
-    private let sending = Mutex(())
+    private let sending = Monitor(true)
     /// Only the receiving thread is inside for longer than a moment; a second one would wait.
-    private let arrived = Mutex<[Descriptor]>([])
+    private let arrived = Monitor<[Descriptor]>([])
 
     public init(_ socket: Descriptor) { self.socket = socket }
 

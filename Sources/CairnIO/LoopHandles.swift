@@ -1,7 +1,6 @@
 // The four kinds of handles of the loop.
 import CUV
 import Glibc
-import Synchronization
 
 public struct LoopEvents: OptionSet, Sendable {
     public let rawValue: Int32
@@ -102,10 +101,10 @@ public final class LoopSignal: LoopHandle {
 /// Wakes the loop from any thread. Sends after `stop()` do nothing.
 public final class Wakeup: Sendable {
     /// The handle while it is open. In a mutex, so that no send meets memory that libuv has closed.
-    private let handle: Mutex<AsyncHandle?>
+    private let handle: Monitor<AsyncHandle?>
 
     init(_ owner: EventLoop, _ handler: @escaping () -> Void) throws(IOFailure) {
-        handle = Mutex(try AsyncHandle.make(owner, handler))
+        handle = Monitor(try AsyncHandle.make(owner, handler))
     }
 
     public func send() {

@@ -13,8 +13,8 @@ final class MemorySocket: Sendable {
     private let listener: Descriptor
     private let sessions: SessionTable
     private let outbox: Outbox
-    private let open = Mutex<[UInt32: Int]>([:])
-    private let wakeup = Mutex<Wakeup?>(nil)
+    private let open = Monitor<[UInt32: Int]>([:])
+    private let wakeup = Monitor<Wakeup?>(nil)
     private let stopped = Atomic(false)
 
     init(_ listener: Descriptor, sessions: SessionTable, outbox: Outbox) {

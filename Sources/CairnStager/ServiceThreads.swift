@@ -2,7 +2,6 @@
 import CairnIO
 import CairnMessages
 import CairnModel
-import Synchronization
 
 final class ServiceThreads: Sendable {
     enum Job: Sendable {
@@ -15,8 +14,8 @@ final class ServiceThreads: Sendable {
     private let pool: PoolMemory
     private let outbox: Outbox
     private let jobs = WorkQueue<Job>(capacity: StagerLimits.serviceJobs)
-    private let leases = Mutex<[Int: MemoryMap]>([:])
-    private let buffers = Mutex<[Tier: (instance: String, map: MemoryMap)]>([:])
+    private let leases = Monitor<[Int: MemoryMap]>([:])
+    private let buffers = Monitor<[Tier: (instance: String, map: MemoryMap)]>([:])
 
     init(_ pool: PoolMemory, outbox: Outbox) { self.pool = pool; self.outbox = outbox }
 

@@ -1,6 +1,5 @@
 // One rank's session as the stager knows it: whose memory, and by which way it may be read.
 import CairnIO
-import Synchronization
 
 final class Session: Sendable {
     let token: String
@@ -9,8 +8,8 @@ final class Session: Sendable {
     let direct: Bool
     private let pidfd: Descriptor?
     private let byPid: RankMemory?
-    private let attached = Mutex<RankMemory?>(nil)
-    private let numbered = Mutex<[Int: SealedMemory]>([:])
+    private let attached = Monitor<RankMemory?>(nil)
+    private let numbered = Monitor<[Int: SealedMemory]>([:])
 
     init(token: String, uid: UInt32, pid: Int32, forceDescriptor: Bool) {
         self.token = token; self.uid = uid

@@ -1,8 +1,8 @@
-import Synchronization
+import CairnIO
 
 /// Sessions by their token: the main thread opens and closes them, the memory socket finds them.
 final class SessionTable: Sendable {
-    private let sessions = Mutex<[String: Session]>([:])
+    private let sessions = Monitor<[String: Session]>([:])
 
     subscript(token: String) -> Session? { sessions.withLock { $0[token] } }
     /// Memfds that a user's sessions have attached.

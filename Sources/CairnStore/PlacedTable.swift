@@ -1,8 +1,8 @@
 // Ranks' tables while a commit gathers them. In a large job thousands of ranks hold the same tensors in the same shapes and differ only in
 // where their boxes begin: what they share is kept once, and each rank is some numbers. A world of 8,192 ranks of 400 tensors takes 52 MiB
 // so, where tables in full take more than a GiB.
+import CairnIO
 import CairnModel
-import Synchronization
 
 /// A rank's shards without where their boxes begin: offsets are zeros, and `fileOffset` counts from the first byte of data.
 final class ShardKind: Sendable {
@@ -40,7 +40,7 @@ public struct PlacedTable: Sendable {
 
 /// The kinds of one save's ranks. Tables are compared with each other only if the same `ShardKinds` placed them.
 public final class ShardKinds: Sendable {
-    private let kinds = Mutex<[Int: [ShardKind]]>([:])
+    private let kinds = Monitor<[Int: [ShardKind]]>([:])
 
     public init() {}
 

@@ -5,13 +5,12 @@ import CairnIO
 import CairnMessages
 import CairnModel
 import CairnStore
-import Synchronization
 
 final class Attempts: Sendable {
     private let folders: TierFolders
     private let beside: BesideFiles
     /// Records never change, so each is read once.
-    private let known = Mutex<[RunKey: [Int: AttemptRecord]]>([:])
+    private let known = Monitor<[RunKey: [Int: AttemptRecord]]>([:])
 
     init(_ folders: TierFolders, beside: BesideFiles) {
         self.folders = folders

@@ -4,7 +4,6 @@ import CairnIO
 import CairnMessages
 import CairnModel
 import CairnStore
-import Synchronization
 
 final class BesideFiles: Sendable {
     struct Part: Sendable {
@@ -15,7 +14,7 @@ final class BesideFiles: Sendable {
     }
 
     private let folders: TierFolders
-    private let copies = Mutex<[RunKey: [SaveID: DecisionCopy]]>([:])
+    private let copies = Monitor<[RunKey: [SaveID: DecisionCopy]]>([:])
 
     init(_ folders: TierFolders) { self.folders = folders }
 

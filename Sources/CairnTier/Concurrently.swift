@@ -23,7 +23,6 @@ private final class SharedWork<Result: Sendable>: Sendable {
         var failure: (index: Int, error: any Error)?
     }
     private let count: Int
-    /// A Monitor, not a Mutex: the thread sanitizer does not see how a contended Mutex is handed over.
     private let state: Monitor<State>
     /// Taken at once, so that the lock is not what is measured.
     private static var batch: Int { 16 }

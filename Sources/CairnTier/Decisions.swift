@@ -11,7 +11,6 @@ import CairnIO
 import CairnMessages
 import CairnModel
 import CairnStore
-import Synchronization
 
 struct StandingDecision: Sendable {
     let record: DecisionRecord
@@ -33,9 +32,9 @@ enum Looked: Sendable {
 final class Decisions: Sendable {
     let folders: TierFolders
     let ahead = ReadAhead()
-    private let completing = Mutex(())
+    private let completing = Monitor(true)
     /// Runs of which equal copies were looked for: once is enough.
-    private let examined = Mutex<Set<RunKey>>([])
+    private let examined = Monitor<Set<RunKey>>([])
 
     init(_ folders: TierFolders) { self.folders = folders }
 

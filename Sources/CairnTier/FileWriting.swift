@@ -8,15 +8,14 @@ import CairnIO
 import CairnMessages
 import CairnModel
 import CairnStore
-import Synchronization
 
 final class FileWriting: Sendable {
     private let folders: TierFolders
     private let engine: any DataEngine
     private let memory: TierMemory
     private let replies: Replies
-    private let files = Mutex<[Int: OutFile]>([:])
-    private let turn = Mutex(0)
+    private let files = Monitor<[Int: OutFile]>([:])
+    private let turn = Monitor(0)
 
     init(_ folders: TierFolders, engine: any DataEngine, memory: TierMemory, replies: Replies) {
         self.folders = folders

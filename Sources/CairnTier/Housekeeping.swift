@@ -5,7 +5,6 @@ import CairnIO
 import CairnMessages
 import CairnModel
 import CairnStore
-import Synchronization
 
 final class Housekeeping: Sendable {
     private let folders: TierFolders
@@ -15,7 +14,7 @@ final class Housekeeping: Sendable {
     private let attempts: Attempts
     private let reading: StepReading
     /// Undecided local saves are left alone until main has been told of them.
-    private let hasScanned = Mutex(false)
+    private let hasScanned = Monitor(false)
 
     init(_ folders: TierFolders, steps: StepFolders, decisions: Decisions, beside: BesideFiles, attempts: Attempts, reading: StepReading) {
         self.folders = folders

@@ -6,7 +6,6 @@ import CairnIO
 import CairnMessages
 import CairnModel
 import CairnStore
-import Synchronization
 
 final class Leftovers: Sendable {
     private let folders: TierFolders
@@ -18,7 +17,7 @@ final class Leftovers: Sendable {
         /// Voided saves whose folder may stay for long: their decision is not read again.
         var void: [RunKey: Set<SaveID>] = [:]
     }
-    private let known = Mutex(Known())
+    private let known = Monitor(Known())
 
     init(_ folders: TierFolders, attempts: Attempts, decisions: Decisions) {
         self.folders = folders

@@ -2,7 +2,6 @@
 import CairnIO
 import CairnMessages
 import CairnModel
-import Synchronization
 
 final class OutFile: Sendable {
     struct Opened: Sendable {
@@ -19,7 +18,7 @@ final class OutFile: Sendable {
     }
 
     let number: Int, key: RankSaveKey, fileTry: Int, bytes: Int
-    private let state = Mutex(State())
+    private let state = Monitor(State())
 
     init(number: Int, key: RankSaveKey, fileTry: Int, bytes: Int) {
         self.number = number

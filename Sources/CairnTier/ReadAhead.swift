@@ -5,7 +5,6 @@ import CairnIO
 import CairnMessages
 import CairnModel
 import CairnStore
-import Synchronization
 
 /// The parts of one save.
 final class KnownParts: Sendable {
@@ -16,7 +15,7 @@ final class KnownParts: Sendable {
         /// Someone reads ahead, and since when the commit is being made and nobody shall.
         var isReading = false, isEnough = false
     }
-    private let state = Mutex(State())
+    private let state = Monitor(State())
 
     /// The part of this manifest.
     func part(_ rank: Int, _ name: String) -> CommitCheck.Part? {
@@ -51,7 +50,7 @@ final class ReadAhead: Sendable {
     /// What was found sound was so for who takes part as this says.
     private struct Key: Hashable { let run: RunKey, save: SaveID, worldSize: Int, participants: [Int]? }
     /// The one that was asked for last is the last.
-    private let saves = Mutex<[(key: Key, parts: KnownParts)]>([])
+    private let saves = Monitor<[(key: Key, parts: KnownParts)]>([])
 
     func parts(_ run: RunKey, _ save: SaveID, _ worldSize: Int, _ participants: [Int]?) -> KnownParts {
         let key = Key(run: run, save: save, worldSize: worldSize, participants: participants)

@@ -3,7 +3,6 @@ import CairnIO
 import CairnMessages
 import CairnModel
 import CairnStore
-import Synchronization
 
 final class Restores: Sendable {
     private let folders: TierFolders
@@ -11,7 +10,7 @@ final class Restores: Sendable {
     private let decisions: Decisions
     private let beside: BesideFiles
     /// What each node settled, by path: it never changes, and rank 0's daemon looks again and again until all have.
-    private let settled = Mutex<[String: SettleRecord]>([:])
+    private let settled = Monitor<[String: SettleRecord]>([:])
 
     init(_ folders: TierFolders, steps: StepFolders, decisions: Decisions, beside: BesideFiles) {
         self.folders = folders

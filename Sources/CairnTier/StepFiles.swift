@@ -4,7 +4,6 @@ import CairnIO
 import CairnMessages
 import CairnModel
 import CairnStore
-import Synchronization
 
 /// A published file opened for reading.
 struct RankFile: Sendable {
@@ -59,7 +58,7 @@ final class StepFiles: Sendable {
     /// Where a rank's file is; nil: not on this tier.
     private let place: @Sendable (Int) throws -> RankFile.Place?
     private let folders: TierFolders
-    private let opened = Mutex<[Int: RankFile]>([:])
+    private let opened = Monitor<[Int: RankFile]>([:])
 
     init(_ catalog: StepCatalog, folders: TierFolders, place: @escaping @Sendable (Int) throws -> RankFile.Place?) {
         self.catalog = catalog

@@ -4,7 +4,6 @@ import CairnIO
 import CairnMessages
 import CairnModel
 import CairnStore
-import Synchronization
 
 final class StepFolders: Sendable {
     struct Step: Sendable {
@@ -16,7 +15,7 @@ final class StepFolders: Sendable {
 
     private let folders: TierFolders
     /// By folder; a commit never changes.
-    private let commits = Mutex<[String: Commit]>([:])
+    private let commits = Monitor<[String: Commit]>([:])
 
     init(_ folders: TierFolders) { self.folders = folders }
 

@@ -3,7 +3,6 @@ import CairnIO
 import CairnMessages
 import CairnModel
 import CairnStore
-import Synchronization
 
 final class StepReading: Sendable {
     private struct Kept: Sendable {
@@ -15,8 +14,8 @@ final class StepReading: Sendable {
     let folders: TierFolders
     let steps: StepFolders
     let beside: BesideFiles
-    private let kept = Mutex<[Kept]>([])
-    private let openFiles = Mutex<[(key: RankSaveKey, file: RankFile)]>([])
+    private let kept = Monitor<[Kept]>([])
+    private let openFiles = Monitor<[(key: RankSaveKey, file: RankFile)]>([])
 
     init(_ folders: TierFolders, steps: StepFolders, beside: BesideFiles) {
         self.folders = folders

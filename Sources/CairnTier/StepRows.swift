@@ -3,14 +3,13 @@ import CairnIO
 import CairnMessages
 import CairnModel
 import CairnStore
-import Synchronization
 
 final class StepRows: Sendable {
     private let commit: Commit
     private let file: Descriptor
     private let path: String
     private let head: ManifestRows.Head
-    private let blocks = Mutex<[Int: [ManifestRow]]>([:])
+    private let blocks = Monitor<[Int: [ManifestRow]]>([:])
 
     /// `folder`: the step's or the save's, below the root.
     init(_ root: TierRoot, folder: String, _ commit: Commit) throws {

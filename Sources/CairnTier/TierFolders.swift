@@ -7,7 +7,6 @@ import CairnIO
 import CairnMessages
 import CairnModel
 import CairnStore
-import Synchronization
 
 struct TierRoot: Sendable {
     let path: String
@@ -44,7 +43,7 @@ final class TierFolders: Sendable {
     let maker: String
     private let gid: UInt32?
     private let folderMode: UInt32
-    private let numbers = Mutex(0)
+    private let numbers = Monitor(0)
 
     /// Of several folders those that could not be opened.
     private let absent: [String]

@@ -2,13 +2,12 @@
 import CairnIO
 import CairnMessages
 import CairnModel
-import Synchronization
 
 final class TierMemory: Sendable {
     private let shape: PoolShape
     private let pool: [MemoryMap]
     let buffer: MemoryMap
-    private let peer = Mutex<(instance: String, map: MemoryMap)?>(nil)
+    private let peer = Monitor<(instance: String, map: MemoryMap)?>(nil)
 
     init(_ start: TierStart, descriptors: [Descriptor]) throws {
         guard descriptors.count == start.pool.segments + 1, let last = descriptors.last else {

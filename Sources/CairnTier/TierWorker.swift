@@ -12,7 +12,6 @@ import CairnIO
 import CairnMessages
 import CairnModel
 import CairnStore
-import Synchronization
 
 /// The role's entry: exit code. The channel is the worker's end of the socket pair to main.
 /// `messageBytes`: the largest answer.
@@ -51,7 +50,7 @@ public func runTierWorker(channel descriptor: Descriptor, asProcess: Bool = true
 final class TierWorker: Sendable {
     let replies: Replies
     let opening: TierOpening
-    private let lookedAt = Mutex(Clock.monotonicNanoseconds())
+    private let lookedAt = Monitor(Clock.monotonicNanoseconds())
     let engine: any DataEngine
     let memory: TierMemory
     let slots: BufferSlots

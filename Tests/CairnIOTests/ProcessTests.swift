@@ -1,5 +1,4 @@
 import CairnIO
-import Synchronization
 import Testing
 
 @Suite struct ProcessTests {
@@ -45,7 +44,7 @@ import Testing
 
     @Test func queueKeepsOrderAndItsBound() throws {
         let queue = WorkQueue<Int>(capacity: 2)
-        let sum = Mutex(0)
+        let sum = Monitor(0)
         let thread = try Threads.spawn(name: "adder", niceness: 10, scheduling: .batch) {
             var last = -1
             while let item = queue.pop() {

@@ -2,14 +2,13 @@
 // terminal) never stops the loop. Lines that do not fit the queue are dropped and counted; the count is the next line.
 import CairnEngine
 import CairnIO
-import Synchronization
 
 final class Log: Sendable {
     enum Form: Sendable { case journal, terminal }
     private let form: Form
     private let queue = WorkQueue<String>(capacity: 1024)
-    private let dropped = Mutex(0)
-    private let idle = Mutex(false)
+    private let dropped = Monitor(0)
+    private let idle = Monitor(false)
 
     init() throws {
         form = StandardStreams.isJournal(2) ? .journal : .terminal
