@@ -49,9 +49,14 @@ final class Branching: Sendable {
     }
 
     private func standing(_ run: RunKey) throws -> StandingDecision? {
-        guard let standing = try decisions.standing(run, SaveID(attempt: 0, step: 0, attemptTry: 1)) else { return nil }
-        try decisions.complete(run, standing)
-        return standing
+        let any = SaveID(attempt: 0, step: 0, attemptTry: 1)
+        if let standing = try decisions.standing(run, any) {
+            try decisions.complete(run, standing)
+            return standing
+        }
+        // Where the record is lost the first step's copy brings it back, for as long as that stands.
+        guard let copy = try decisions.copyInFolder(run, any), case .commit(let commit) = copy.record.decision else { return nil }
+        return try decisions.decide(run, commit.save, .commit(commit))
     }
 
     /// What was linked for another step, or for this one after it had got its last name.

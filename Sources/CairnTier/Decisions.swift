@@ -41,8 +41,29 @@ final class Decisions: Sendable {
     func savingFolder(_ run: RunKey, _ save: SaveID) -> String { "\(Names.runFolder(run))/\(Names.savingFolder(save))" }
 
     func standing(_ run: RunKey, _ save: SaveID) throws -> StandingDecision? {
-        guard let (record, bytes) = try folders.readIfPresent(DecisionRecord.self, folders.first, "\(Names.runFolder(run))/\(Names.decision(save))") else { return nil }
-        return try checked(record, bytes, run, save)
+        do { return try standing(run, save, at: "\(Names.runFolder(run))/\(Names.decision(save))") } catch let failure as TierFailure where failure.kind == .corrupt {
+            guard let copy = try copyInFolder(run, save) else { throw failure }
+            return copy
+        }
+    }
+
+    private func standing(_ run: RunKey, _ save: SaveID, at path: String) throws -> StandingDecision? {
+        guard let (record, bytes) = try folders.readIfPresent(DecisionRecord.self, folders.first, path) else { return nil }
+        return try checked(record, bytes, run, save, at: path)
+    }
+
+    /// Part 3 of a commit: the same bytes, put into the save's folder only after they had been linked.
+    func copyInFolder(_ run: RunKey, _ save: SaveID) throws -> StandingDecision? {
+        let folder = Names.runFolder(run)
+        for entry in try folders.names(folders.first, folder) where entry.isFolder {
+            let step = Names.step(entry.name).map { (step: $0.step, attempt: $0.sequence.attempt) } ?? Names.saving(entry.name).map { (step: $0.step, attempt: $0.attempt) }
+            // A branch has one decision, whichever step was asked for.
+            guard let step, step.attempt == save.attempt, save.attempt == 0 || step.step == save.step else { continue }
+            do {
+                if let copy = try standing(run, save, at: "\(folder)/\(entry.name)/\(Names.checkpoint)") { return copy }
+            } catch let failure as TierFailure where failure.kind == .corrupt { continue }   // another save's, or damaged too
+        }
+        return nil
     }
 
     /// Nil also where what stands cannot be read any more: for lists of a whole run, which one damaged file must not end.
@@ -53,10 +74,10 @@ final class Decisions: Sendable {
         }
     }
 
-    private func checked(_ record: DecisionRecord, _ bytes: [UInt8], _ run: RunKey, _ save: SaveID) throws -> StandingDecision {
+    private func checked(_ record: DecisionRecord, _ bytes: [UInt8], _ run: RunKey, _ save: SaveID, at path: String) throws -> StandingDecision {
         // A branch has one decision, whichever step was asked for.
         guard record.runKey == run, record.save == save || (save.attempt == 0 && record.save.attempt == 0) else {
-            throw TierFailure(kind: .corrupt, text: "the decision of run \(run), save \(save) is one of run \(record.runKey), save \(record.save)")
+            throw TierFailure.corrupt(folders.first.absolute(path), RecordError.inconsistent(reason: "it is the decision of run \(record.runKey), save \(record.save)"))
         }
         return StandingDecision(record: record, bytes: bytes)
     }
@@ -73,7 +94,7 @@ final class Decisions: Sendable {
         case .stood(let other): bytes = other
         }
         let record = try folders.decode(DecisionRecord.self, bytes, folders.first, "\(folder)/\(name)")
-        let standing = try checked(record, bytes, run, save)
+        let standing = try checked(record, bytes, run, save, at: "\(folder)/\(name)")
         try complete(run, standing)
         return standing
     }

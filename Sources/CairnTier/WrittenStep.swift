@@ -36,11 +36,13 @@ extension StepReading {
     private func writtenFolder(_ ref: StepRef) throws -> WrittenStep {
         let step = try steps.find(ref), commit = step.commit, root = folders.first
         var written = WrittenStep()
-        let checkpoint = "\(step.folder)/\(Names.checkpoint)"
-        written.check(root, checkpoint) {
-            let record = try folders.read(DecisionRecord.self, root, checkpoint).value
-            guard record.runKey == ref.run, record.decision == .commit(commit) else {
-                throw TierFailure.corrupt(root.absolute(checkpoint), RecordError.inconsistent(reason: "it is not the commit of this step"))
+        // The commit and its copy: either serves where the other is damaged.
+        for path in ["\(step.folder)/\(Names.checkpoint)", "\(Names.runFolder(ref.run))/\(Names.decision(commit.save))"] {
+            written.check(root, path) {
+                let record = try folders.read(DecisionRecord.self, root, path).value
+                guard record.runKey == ref.run, record.decision == .commit(commit) else {
+                    throw TierFailure.corrupt(root.absolute(path), RecordError.inconsistent(reason: "it is not the commit of this step"))
+                }
             }
         }
         written.check(root, "\(step.folder)/\(commit.layoutFile)") { _ = try layout(step) }

@@ -173,3 +173,20 @@ private func commitLarge(_ tier: TierHarness, step: Int, count: Int) throws -> [
     #expect(try tier.verify(ref(other, 100)).isEmpty)
     #expect(try !folder.names("1000/branch/step-100.0-1").contains { $0.hasSuffix(".part") })
 }
+
+/// The first step's copy answers for a record that is damaged, and brings back one that is lost.
+@Test(arguments: [true, false]) func aBranchsRecordIsReadFromItsCopy(_ isLost: Bool) throws {
+    let folder = try TierFolder(), record = "1000/branch/attempts/000000/branch.json"
+    let tier = try TierHarness([folder.path])
+    try tier.commit(step: 100, count: 1)
+    try tier.commit(step: 200, count: 2)
+    #expect(try branch(tier, step: 100) == 100)
+    let written = try Files.readAll(folder.root, record, limit: StoreLimits.recordBytes)
+    try Files.unlink(folder.root, record)
+    if !isLost { try Files.writeNew(folder.root, record, Array(written.dropLast(2)), mode: 0o600) }
+    #expect(try tier.verify(ref(other, 100)).compactMap(\.badPath) == ["\(folder.path)/\(record)"])
+    #expect(try branch(tier, step: 100) == 100)
+    #expect(failureKind { _ = try branch(tier, step: 200) } == .invalid)
+    #expect(try tier.steps(other).map(\.step) == [100])
+    if isLost { #expect(try Files.readAll(folder.root, record, limit: StoreLimits.recordBytes) == written) }
+}

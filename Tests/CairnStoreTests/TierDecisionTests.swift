@@ -112,3 +112,24 @@ import Testing
     guard case .removed = try tier.ask({ .retain(id: $0, run: testRun, keep: 1, keepPeriod: nil, protectedSaves: [], protectedSequences: []) }).0,
           case .scanned = try tier.ask({ .scan(id: $0) }).0 else { Issue.record("no answer"); return }
 }
+
+/// A commit stands twice: where its decision is damaged the copy in the step's folder tells the same, whichever name that has.
+@Test(arguments: ["step-10.1-1", ".saving-1-10-1"]) func aDamagedDecisionIsReadFromItsCopy(_ name: String) throws {
+    let folder = try TierFolder(), id = save(10, attempt: 1), run = "1000/llama", decision = "\(run)/attempts/000001/\(id).json"
+    let tier = try TierHarness([folder.path])
+    try tier.put(try StagedFile([Shard(name: "w", dtype: "U8", shape: [100])], save: id))
+    guard case .decision(_, let told) = try tier.decide(id).0, case .committed = told else { Issue.record("not committed"); return }
+    try Files.rename(folder.root, from: "\(run)/step-10.1-1", to: "\(run)/\(name)")
+    try Files.unlink(folder.root, decision)
+    try Files.writeNew(folder.root, decision, Array("{".utf8), mode: 0o600)
+    for reply in [try tier.look(id, worldSize: 1), try tier.ask({ .void(id: $0, run: testRun, save: id, reason: "late") }).0] {
+        guard case .decision(_, told) = reply else { Issue.record("told otherwise: \(reply)"); return }
+    }
+    #expect(try folder.names(run).contains("step-10.1-1"), "whoever reads it completes it")
+    #expect(try tier.verify(StepRef(run: testRun, step: 10, sequence: CommitSequence(attempt: 1, count: 1), save: nil)).compactMap(\.badPath) == ["\(folder.path)/\(decision)"])
+    // Without the copy nobody knows, and nothing is decided anew.
+    try Files.unlink(folder.root, "\(run)/step-10.1-1/checkpoint.json")
+    #expect(failureKind { _ = try tier.look(id, worldSize: 1) } == .corrupt)
+    #expect(failureKind { _ = try tier.ask { .void(id: $0, run: testRun, save: id, reason: "late") } } == .corrupt)
+    #expect(try Files.readAll(folder.root, decision, limit: StoreLimits.recordBytes) == Array("{".utf8))
+}

@@ -18,12 +18,14 @@ VOID = 4
 
 @dataclass(frozen=True)
 class Kind:
-    """A file that the daemon reads. ``of_step``: a part of the newest committed step; else it only says what happened."""
+    """A file that the daemon reads. ``of_step``: a part of the newest committed step; else it only says what happened.
+    ``copied``: the commit, which stands twice, in the step and as its decision: either serves for both."""
 
     tier: str
     name: str
     pattern: str
     of_step: bool = False
+    copied: bool = False
 
     def find(self, run: Path) -> Path:
         return sorted(run.glob(self.pattern))[0]
@@ -39,8 +41,8 @@ KINDS = [
     Kind("global", "manifest", f"{STEP}/rank-00000-*.json", of_step=True),
     Kind("global", "rows", f"{STEP}/manifests-*.bin", of_step=True),
     Kind("global", "layout", f"{STEP}/layout-*.json", of_step=True),
-    Kind("global", "commit in the step", f"{STEP}/checkpoint.json", of_step=True),
-    Kind("global", "commit", f"attempts/000001/1-{NEWEST}-1.json"),
+    Kind("global", "commit in the step", f"{STEP}/checkpoint.json", of_step=True, copied=True),
+    Kind("global", "commit", f"attempts/000001/1-{NEWEST}-1.json", of_step=True, copied=True),
     Kind("global", "void", f"attempts/000002/2-{VOID}-1.json"),
     Kind("global", "pin", f"{STEP}/pin"),
     Kind("global", "older attempt", "attempts/000001.json"),
@@ -54,6 +56,7 @@ KINDS = [
     Kind("local", "manifest", f"1-{NEWEST}-1.rank-00001-*.json", of_step=True),
     Kind("local", "copy of a commit", f"decisions/1-{NEWEST}-1.json", of_step=True),
 ]
+BRANCH = Kind("global", "record of a branch", "attempts/000000/branch.json", of_step=True, copied=True)
 
 
 @dataclass(frozen=True)
@@ -218,13 +221,13 @@ def randomly(path: Path, chance: random.Random) -> Damage:
     return cut(chance.randrange(size)) if chance.random() < 0.2 else flip(chance.randrange(size), chance.randrange(8))
 
 
-def table(example: Path, chance: random.Random) -> Iterator[tuple[Kind, Damage]]:
+def table(example: Path, chance: random.Random, kinds: list[Kind] = KINDS) -> Iterator[tuple[Kind, Damage]]:
     """Each kind with each shape, each field of each in a random order, then flips and cuts anywhere for ever."""
-    shapes = [(kind, damage) for damage in SHAPES for kind in KINDS]
-    fields = [(kind, damage) for kind in KINDS for damage in structural(kind.find(example / kind.tier / "0" / "run0"))]
+    shapes = [(kind, damage) for damage in SHAPES for kind in kinds]
+    fields = [(kind, damage) for kind in kinds for damage in structural(kind.find(example / kind.tier / "0" / "run0"))]
     chance.shuffle(fields)
     yield from shapes
     yield from fields
     while True:
-        kind = chance.choice(KINDS)
+        kind = chance.choice(kinds)
         yield kind, randomly(kind.find(example / kind.tier / "0" / "run0"), chance)

@@ -13,13 +13,14 @@ import os
 import random
 import shutil
 import subprocess
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from damage import NEWEST, OLDER, VOID, Damage, Kind, table
+from damage import BRANCH, NEWEST, OLDER, VOID, Damage, Kind, table
 from machine import NOBODY, as_nobody, binary_beside, status
 from real_daemon import Cluster, Daemon, binary
 from wire_ranks import Restored, open_all, restore, save_steps
@@ -66,6 +67,10 @@ class Case:
         if not what:
             self.problems.append(problem)
 
+    def read(self, daemon: Daemon) -> None:
+        """Before it is damaged."""
+        restore(daemon, self.run, 2, f"{self.run} last", first=2)
+
     def ask(self, daemon: Daemon, verify_first: bool) -> None:
         begin = time.monotonic()
         done = cairn(daemon, "ls", self.run)
@@ -97,7 +102,7 @@ class Case:
         """Where a whole copy of the newest step is, it must be found; else the older one is."""
         if not self.changed or self.kind.tier == "local" or not self.kind.of_step:
             return {NEWEST}
-        if not self.alone or self.kind.name == "commit in the step":
+        if not self.alone or self.kind.copied:
             return {NEWEST}
         # What was open before it was damaged may still be good.
         return {OLDER, NEWEST} if self.live else {OLDER}
@@ -143,11 +148,11 @@ def history(daemon: Daemon, run: str) -> None:
 class World:
     """A daemon of a user without rights on many runs of one history, which are put back before each round."""
 
-    def __init__(self, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, make: Callable[[Daemon, str], None] = history) -> None:
         self.daemon = cluster.daemon(tiers=2, retention="{local: {keep: 10}, global: {keep: 10}}")
         self.runs = [f"run{number}" for number in range(RUNS)]
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
-            list(pool.map(lambda run: history(self.daemon, run), ["other", *self.runs]))
+            list(pool.map(lambda run: make(self.daemon, run), ["other", *self.runs]))
         self.daemon.stop()
         self.template = cluster.folder / "template"
         self.template.mkdir()
@@ -177,7 +182,7 @@ class World:
         self.daemon.start()
         with concurrent.futures.ThreadPoolExecutor(6) as pool:
             live = [case for case in cases if case.live]
-            list(pool.map(lambda case: restore(self.daemon, case.run, 2, f"{case.run} last", first=2), live))
+            list(pool.map(lambda case: case.read(self.daemon), live))
             for case in live:
                 case.hurt(self.tiers)
             list(pool.map(lambda case: case.ask(self.daemon, case.run[-1] in "02468"), cases))
@@ -194,6 +199,71 @@ def cases(world: World, chance: random.Random) -> Iterator[Case]:
         undecided = alone and kind.name in ("data", "checksums", "manifest") and chance.random() < 0.3
         live = not undecided and chance.random() < 0.25
         yield Case(world.runs[number % RUNS], kind, damage, alone=alone, live=live, undecided=undecided)
+
+
+@dataclass
+class BranchCase(Case):
+    """One damage to the record that a run began as a branch."""
+
+    def read(self, daemon: Daemon) -> None:
+        restore(daemon, self.run, origin=ORIGIN)
+
+    def ask(self, daemon: Daemon, verify_first: bool) -> None:
+        done = cairn(daemon, "ls", self.run)
+        self.expect(done.returncode == 0, f"ls ended with {done.returncode}: {done.stderr}")
+        if verify_first:
+            self.verify(daemon)
+        # Who asks for the same branch again gets it; another step is refused, and nothing of it is linked. A record that is lost is
+        # written anew then, from its copy in the first step.
+        done = cairn(daemon, "branch", f"{ORIGIN}@{NEWEST}", self.run)
+        self.changed = self.changed and self.damage.name != "missing"
+        self.expect(done.returncode == 0, f"the same branch again ended with {done.returncode}: {done.stderr}")
+        done = cairn(daemon, "branch", f"{ORIGIN}@{OLDER}", self.run)
+        self.expect(done.returncode == 4 and "began as a branch" in done.stderr, f"another branch: {done.returncode} {done.stderr}")
+        self.expect(not list((daemon.tier / "0" / self.run).glob(".saving-*")), "something was left of another branch")
+        for world in (2, 1):
+            found = restore(daemon, self.run, world, origin=ORIGIN)
+            self.restored.append(found)
+            self.expect(found.step == NEWEST, f"a world of {world} got {found}")
+        if not verify_first:
+            self.verify(daemon)
+        # Without its first step nothing says any more how it began, and that is told.
+        (step,) = (daemon.tier / "0" / self.run).glob("step-*")
+        step.rename(step.with_name(".gone-1.step"))
+        done = cairn(daemon, "branch", f"{ORIGIN}@{NEWEST}", self.run)
+        as_expected = done.returncode == 4 and str(self.path) in done.stderr if self.changed else done.returncode == 0
+        self.expect(as_expected, f"without its first step: {done.returncode} {done.stderr}")
+
+
+ORIGIN = "origin"
+
+
+def branch(daemon: Daemon, run: str) -> None:
+    """The origin's newest step under another name, restored once; the first to come makes the origin."""
+    with ORIGIN_LOCK:
+        if not (daemon.tier / "0" / ORIGIN).exists():
+            save_steps(daemon, ORIGIN, list(range(1, NEWEST + 1)))
+    done = cairn(daemon, "branch", f"{ORIGIN}@{NEWEST}", run)
+    assert done.returncode == 0, done.stderr
+    assert restore(daemon, run, origin=ORIGIN).step == NEWEST
+
+
+ORIGIN_LOCK = threading.Lock()
+
+
+def test_no_damage_to_a_branch_s_record_gives_wrong_bytes(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(cluster, monkeypatch, branch)
+    chance = random.Random(SEED)
+    damages = itertools.islice(table(world.template, chance, [BRANCH]), max(RUNS, CASES // 4))
+    given = [
+        BranchCase(world.runs[number % RUNS], kind, damage, alone=False, live=chance.random() < 0.5, undecided=False)
+        for number, (kind, damage) in enumerate(damages)
+    ]
+    problems: list[str] = []
+    for first in range(0, len(given), RUNS):
+        world.round(given[first : first + RUNS])
+        problems += [f"{case}: {problem}" for case in given[first : first + RUNS] for problem in case.problems]
+    assert not problems, f"{len(problems)} problems:\n" + "\n".join(problems)
 
 
 def test_no_damage_gives_wrong_bytes(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -41,15 +41,16 @@ class Refused(Exception):
 class WireRank:
     """One rank's session; calls are sent and answered one after the other."""
 
-    def __init__(self, daemon: Daemon, run: str, rank: int, world: int, attempt: str) -> None:
-        self.run, self.rank, self.world = run, rank, world
+    def __init__(self, daemon: Daemon, run: str, rank: int, world: int, attempt: str, *, origin: str = "", here: int = 0) -> None:
+        """``origin``: the run whose bytes these are, of a branch; ``here``: how many ranks this daemon serves, if not all."""
+        self.run, self.rank, self.world = origin or run, rank, world
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.settimeout(30)
         self._socket.connect(daemon.socket)
         self._buffer = b""
         self._memory: mmap.mmap | None = None
         self._kept: list[Any] = []
-        self.send("Open", run=run, rank=rank, worldSize=world, localWorldSize=world, attempt=attempt)
+        self.send("Open", run=run, rank=rank, worldSize=world, localWorldSize=here or world, attempt=attempt)
 
     def send(self, method: str, **parameters: Any) -> None:
         message = {"method": f"dev.cairn.Checkpoint.{method}", "parameters": parameters}
@@ -152,9 +153,9 @@ def save_steps(daemon: Daemon, run: str, steps: list[int]) -> None:
         rank.close()
 
 
-def open_all(daemon: Daemon, run: str, world: int, attempt: str | None = None) -> list[WireRank]:
+def open_all(daemon: Daemon, run: str, world: int, attempt: str | None = None, origin: str = "") -> list[WireRank]:
     attempt = attempt or secrets.token_hex(8)
-    ranks = [WireRank(daemon, run, rank, world, attempt) for rank in range(world)]
+    ranks = [WireRank(daemon, run, rank, world, attempt, origin=origin) for rank in range(world)]
     for rank in ranks:
         rank.receive()
     return ranks
@@ -170,12 +171,14 @@ class Restored:
     refusals: list[str] = field(default_factory=list)
 
 
-def restore(daemon: Daemon, run: str, world: int = 2, attempt: str | None = None, first: int = 1) -> Restored:
+def restore(
+    daemon: Daemon, run: str, world: int = 2, attempt: str | None = None, first: int = 1, origin: str = ""
+) -> Restored:
     """A launch restores as the Python client does: what one rank cannot load, all leave for an older step."""
     done = Restored()
     ranks: list[WireRank] = []
     try:
-        ranks = open_all(daemon, run, world, attempt)
+        ranks = open_all(daemon, run, world, attempt, origin)
         for number in range(first, first + 8):
             for rank in ranks:
                 rank.send("Choose", restore=number, timeoutMs=20_000)
