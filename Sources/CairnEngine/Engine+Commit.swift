@@ -31,6 +31,7 @@ extension Engine {
     func undecided(_ key: SaveKey, missing: [Int]?) {
         guard let save = saves[key] else { return }
         save.asking = false
+        save.damagedAnswers = 0
         if let missing { save.missing = missing }
         save.pollAt = now + jittered(ms(save.pollInterval))
         save.pollInterval = min(save.pollInterval * 2, limits.pollLongestMs)
@@ -40,7 +41,13 @@ extension Engine {
         guard let save = saves[key] else { return }
         save.asking = false
         save.pollAt = now + jittered(ms(limits.pollLongestMs))
-        log(.warning, "\(committing) tier: \(failure.text); the decision is asked for again", save: key)
+        if failure.kind == .corrupt { save.damagedAnswers += 1 }
+        guard save.decision == nil, save.damagedAnswers >= limits.decisionTries else {
+            return log(.warning, "\(committing) tier: \(failure.text); the decision is asked for again", save: key)
+        }
+        // Where only a part of it is damaged no file decides yet, and a void does. Else nothing ever will: whoever told another end had read one.
+        let reason = "what decides on it is damaged: \(failure.text); earlier steps are not concerned: save again"
+        if save.voidReason == nil { void(save, reason) } else { decided(key, .void(reason: reason), isRead: false) }
     }
 
     /// This save shall not be committed. Told only once the decision file says so, except to a rank whose own part failed.

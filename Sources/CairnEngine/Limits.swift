@@ -48,6 +48,9 @@ public struct EngineLimits: Sendable {
     public var pollLongestMs = 1_000
     /// Differs between daemons, so that their polls do.
     public var jitterSeed: UInt64 = 0
+    /// Answers that a save's decision cannot be read, one after another and `pollLongestMs` apart, before the save ends as failed: another node's
+    /// new file may be seen half for a second or two, a damaged one is never written again.
+    public var decisionTries = 10
     /// How often a save's manifests are looked for by a daemon that stands in for rank 0's (one listing of the save's folder).
     public var listsMs = 10_000
     /// How often a run's newest attempt is asked for while an older one goes on saving.
@@ -71,6 +74,7 @@ public struct EngineLimits: Sendable {
     public func verify() {
         precondition(globalQueue >= 2, "the newest save is never dropped, so the queue needs a place beside it")
         precondition(slots >= 16, "a pool needs at least 16 chunks: the chunks that eager and lazy bytes share must fit")
+        precondition(decisionTries >= 1, "a decision is asked for at least once")
         precondition(assignedPerRank >= 1 && writesPerTier >= 1 && inFlightPerRank >= 1, "no queue may have no place")
         precondition(pollFirstMs > 0 && pollFirstMs <= pollLongestMs, "polls begin short")
     }

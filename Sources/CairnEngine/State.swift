@@ -194,6 +194,8 @@ final class Save {
         return voidReason
     }
     var asking = false, pollAt = 0, pollInterval: Int
+    /// Answers one after another that something of its decision is damaged.
+    var damagedAnswers = 0
     init(key: SaveKey, worldSize: Int, participants: [Int]?, upto: Level, now: Int, pollInterval: Int) {
         self.key = key; self.worldSize = worldSize; self.participants = participants; self.upto = upto; acceptedAt = now; self.pollInterval = pollInterval
     }

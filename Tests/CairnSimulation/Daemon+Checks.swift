@@ -53,7 +53,9 @@ extension Daemon {
             if record.staged.count == record.chunkCount, before >= .staged, notice.reason?.hasPrefix("rank \(notice.rank)'s session ended") == true, !record.memoryChanged {
                 world.fail("I1: \(key) was told \(before) and does not survive its rank's end: \(notice.reason ?? "")")
             }
-            if isCommitted { world.fail("I11: \(key) is told failed (\(notice.reason ?? "")) though its save is committed") }
+            let isDamaged = world.disk.damaged.contains(key.save) && notice.reason?.hasPrefix("what decides on it is damaged") == true
+            if isDamaged { world.mark(.endedByDamage) }
+            if isCommitted, !isDamaged { world.fail("I11: \(key) is told failed (\(notice.reason ?? "")) though its save is committed") }
             // Of a rank's own part that failed before its manifest could exist no file needs to speak.
             if record.finalLevel == .committed, decision == nil, world.disk.files[key]?.token == record.token {
                 world.fail("I11: \(key) is told failed (\(notice.reason ?? "")) though its manifest stands and no file decides")

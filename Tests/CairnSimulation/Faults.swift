@@ -6,7 +6,7 @@ public enum FaultKind: String, CaseIterable, Sendable {
     // Processes and nodes.
     case daemonCrash, nodeCrash, longDeath, workerDeath, stagerDeath, slowDaemon
     // Disks.
-    case stall, noSpace, errors, lateEffects, delayedView, outage
+    case stall, noSpace, errors, lateEffects, delayedView, outage, damage
     // Launches.
     case linger, move, elastic, olderRestore
     // Ways to save.

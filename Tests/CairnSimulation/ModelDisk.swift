@@ -51,6 +51,8 @@ final class ModelDisk {
     let files = Names<RankSaveKey, PublishedFile>()
     /// On a disk beside: copies of decisions.
     let decisions = Names<SaveID, Decision>()
+    /// Those that nobody can read any more.
+    var damaged: Set<SaveID> = []
     let attempts = Names<Int, AttemptValue>()
     let haves = Names<NodeName, HaveList>()
     let choices = Names<RestoreName, Candidate?>()
@@ -86,6 +88,7 @@ final class ModelDisk {
     /// What a node's crash takes of what it had not synced.
     func loseUnsynced(_ isLost: () -> Bool) -> Int {
         hasChanged = true
+        defer { damaged = damaged.filter { decisions[$0] != nil } }
         return files.loseUnsynced(sorted: { ($0.save, $0.rank) < ($1.save, $1.rank) }, isLost)
             + decisions.loseUnsynced(sorted: <, isLost) + attempts.loseUnsynced(sorted: <, isLost)
             + haves.loseUnsynced(sorted: { ($0.attempt, $0.node) < ($1.attempt, $1.node) }, isLost)

@@ -76,7 +76,7 @@ extension Rank {
             world.mark(.waitAnswered)
             let decision = world.disk.decisions[key.save]
             if level == .committed, decision?.sequence == nil { world.fail("I1: a wait for \(key) is told committed but the decision is \(String(describing: decision))") }
-            if level == .failed, decision?.sequence != nil, decision?.token == record.token { world.fail("I11: a wait for \(key) is told failed though it is committed") }
+            if level == .failed, decision?.sequence != nil, decision?.token == record.token, !world.disk.damaged.contains(key.save) { world.fail("I11: a wait for \(key) is told failed though it is committed") }
         }) { _ in }
         daemon.deliver(.wait(call: call, run: key.run, save: key.save, rank: rank, level: world.random.pick([.staged, .local, .committed]), deadline: world.now + 5_000 * World.ms))
     }
@@ -102,8 +102,9 @@ extension Rank {
         let call = daemon.call(self, atOnce: { [self] answer in
             guard case .promoted = answer else { return }
             world.mark(.promoted)
-            // A part that has left the pool and stands on no disk ended where it was.
-            let held = parts().filter { daemon.holds($0.key) || !$0.ended }, newest = held.map(\.key.save).max()
+            // A part that has left the pool and stands on no disk ended where it was; so did one that came after its save was void and forgotten.
+            let isVoid = parts().reduce(into: Set<SaveID>()) { if let decision = world.disk.decisions[$1.key.save], decision.sequence == nil { $0.insert($1.key.save) } }
+            let held = parts().filter { !isVoid.contains($0.key.save) && daemon.holds($0.key) || !$0.ended }, newest = held.map(\.key.save).max()
             for part in held where part.key.save == newest && part.finalLevel != .committed {
                 part.finalLevel = .committed
                 world.ledger(part, at: daemon)

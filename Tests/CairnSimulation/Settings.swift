@@ -39,6 +39,7 @@ struct Settings {
         limits.retryMs = 50
         limits.pollLongestMs = 400
         limits.settleMs = 8_000
+        limits.decisionTries = 3
         limits.endedPerRun = random.int(2...16)
         limits.unfinishedPerRun = 16
         limits.leftoverFinishMs = 6_000

@@ -8,6 +8,7 @@ public enum Situation: String, CaseIterable, Sendable {
     case toldStaged, toldLocal, toldGlobal, toldCommitted, toldFailed
     case committedByRankZero, committedByStandIn, commitCompletedByAnother, voided, voidMetCommit, commitMetVoid, voidedByPrevious
     case participantsCommitted, promoted, promotedCommitted, retryCommitted, lowerLevelEnded, waitAnswered
+    case decisionDamaged, decisionReadFromCopy, endedByDamage
     // What older attempts left.
     case haveListed, leftoverPublished, leftoverFinished, leftoverVoided, leftoverAbsent, leftoverEverywhere
     // Restores.

@@ -74,6 +74,7 @@ extension TierModel {
             let worldSize = see(disk.attempts, attempt)?.worldSize ?? 0
             var left: [Leftover] = []
             for save in saves.sorted() {
+                if isUnreadable(save) { continue }
                 if let decision = see(disk.decisions, save) { complete(save, decision); continue }
                 left.append(leftover(save, haves, manifests, attemptWorld: worldSize))
             }

@@ -5,14 +5,17 @@ import CairnModel
 
 extension TierModel {
     func decide(_ id: Int, _ save: SaveID, _ worldSize: Int, _ participants: [Int]?, _ parent: CommitSequence?) {
+        var own = false
         let members = participants ?? Array(0..<worldSize)
         operate(id, { [self] in
+            if isUnreadable(save) { return .failed(.corrupt) }
             if let standing = see(disk.decisions, save) { return after(standing, save) }
             let missing = members.filter { see(disk.files, disk.key(save, $0)) == nil }
             guard missing.isEmpty else { return .reply(.missing(id: id, ranks: missing)) }
             return .next
         }, { [self] in
             let decision = decision(save, members, worldSize, participants, parent)
+            own = disk.decisions[save] == nil
             if link(disk.decisions, save, decision) {
                 world.linked(decision, save, by: daemon)
             } else if let standing = disk.decisions[save], standing.sequence == nil, decision.sequence != nil {
@@ -24,6 +27,7 @@ extension TierModel {
             return .next
         }, { [self] in
             guard let standing = disk.decisions[save] else { return .failed(.io) }
+            if !own, isUnreadable(save) { return .failed(.corrupt) }
             complete(save, standing)
             if standing.sequence != nil { voidSkipped(by: save, members) }
             return .reply(.decision(id: id, standing.outcome))
@@ -43,6 +47,14 @@ extension TierModel {
         guard let count = first.count else { return .void("rank 0's manifest has no count") }
         return Decision(outcome: .committed(sequence: CommitSequence(attempt: save.attempt, count: count)), parent: first.parent ?? parent, worldSize: worldSize,
                         participants: participants, token: first.token)
+    }
+
+    /// Damaged, and no step's folder has a copy of it. Who linked it has its bytes.
+    func isUnreadable(_ save: SaveID) -> Bool {
+        guard disk.damaged.contains(save), let standing = see(disk.decisions, save) else { return false }
+        guard let sequence = standing.sequence, disk.steps[sequence] == save else { return true }
+        world.mark(.decisionReadFromCopy)
+        return false
     }
 
     /// What is left to do of a decision that stands: synced, then the step's name.
@@ -71,13 +83,16 @@ extension TierModel {
     }
 
     func void(_ id: Int, _ save: SaveID, _ reason: String) {
+        var own = false
         operate(id, { [self] in
             let decision = Decision.void(reason)
+            own = disk.decisions[save] == nil
             if link(disk.decisions, save, decision) { world.linked(decision, save, by: daemon) }
             if let standing = disk.decisions[save], standing.sequence != nil { world.mark(.voidMetCommit) }
             return .next
         }, { [self] in
             guard let standing = disk.decisions[save] else { return .failed(.io) }
+            if !own, isUnreadable(save) { return .failed(.corrupt) }
             complete(save, standing)
             return .reply(.decision(id: id, standing.outcome))
         })
@@ -85,6 +100,7 @@ extension TierModel {
 
     func look(_ id: Int, _ save: SaveID, _ members: [Int], lists: Bool) {
         operate(id) { [self] in
+            if isUnreadable(save) { return .failed(.corrupt) }
             if let decision = see(disk.decisions, save) {
                 complete(save, decision)
                 return .reply(.decision(id: id, decision.outcome))

@@ -8,7 +8,7 @@ extension TierModel {
         // Beside, an attempt's own number stands here only if this tier gave it.
         let token = isCommitting ? nil : disk.attempts[key.save.attempt]?.token
         return FoundRankSave(key: key, step: key.save.step, worldSize: file.worldSize, fileBytes: file.fileBytes, count: file.count,
-                             decision: see(disk.decisions, key.save)?.outcome, upto: file.upto, participants: file.participants, tokenHash: token)
+                             decision: isUnreadable(key.save) ? nil : see(disk.decisions, key.save)?.outcome, upto: file.upto, participants: file.participants, tokenHash: token)
     }
     private func sorted(_ files: [RankSaveKey: PublishedFile]) -> [(key: RankSaveKey, value: PublishedFile)] {
         files.sorted { ($0.key.save, $0.key.rank) < ($1.key.save, $1.key.rank) }
@@ -18,7 +18,7 @@ extension TierModel {
         operate(id) { [self] in
             let parts = sorted(all(disk.files))
             if !parts.isEmpty { world.mark(.scanFoundParts) }
-            for (save, decision) in all(disk.decisions).sorted(by: { $0.key < $1.key }) where isCommitting { complete(save, decision) }
+            for (save, decision) in all(disk.decisions).sorted(by: { $0.key < $1.key }) where isCommitting && !isUnreadable(save) { complete(save, decision) }
             for (key, _) in parts { disk.files.sync(key) }
             return .reply(.scanned(id: id, parts.map(found)))
         }

@@ -15,6 +15,12 @@ extension World {
     /// I11: a decision was linked just now. Checked with what stands, not with what its worker believed.
     func linked(_ decision: Decision, _ save: SaveID, by daemon: Daemon) {
         note("d\(daemon.index): \(save) is decided: \(decision.outcome)")
+        disk.damaged.remove(save)
+        if damages.once(in: 12), may(.damage) {
+            note("the decision of \(save) is damaged")
+            mark(.decisionDamaged)
+            disk.damaged.insert(save)
+        }
         guard let sequence = decision.sequence else { return mark(save.attempt < newestNumber ? .leftoverVoided : .voided) }
         commits += 1
         var tokens: Set<String> = []

@@ -9,6 +9,8 @@ public final class World {
     static let ms = 1_000_000
     let options: HistoryOptions
     var random: SeededRandom
+    /// Of its own, so that a seed's history up to its first damage is what it is without.
+    var damages: SeededRandom
     let settings: Settings
     /// Of the committing tier.
     let disk: ModelDisk
@@ -34,6 +36,7 @@ public final class World {
     public init(_ options: HistoryOptions) {
         self.options = options
         random = SeededRandom(seed: options.seed)
+        damages = SeededRandom(seed: ~options.seed)
         settings = Settings(&random)
         disk = ModelDisk(run: settings.run)
         daemons = (0..<settings.daemons).map { Daemon(world: self, index: $0) }

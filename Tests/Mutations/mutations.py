@@ -79,6 +79,8 @@ MUTATIONS = [
     Mutation("a decision that stands is replaced", ("I11", "I2", "I4"), SIMULATION, "TierModel+Decisions.swift",
              "            if link(disk.decisions, save, decision) { world.linked(decision, save, by: daemon) }\n",
              "            disk.decisions.remove(save)\n            if link(disk.decisions, save, decision) { world.linked(decision, save, by: daemon) }\n"),
+    Mutation("a damaged decision is asked for without a bound", ("I4", "I10"), ENGINE, "Engine+Commit.swift",
+             "guard save.decision == nil, save.damagedAnswers >= limits.decisionTries else {", "guard save.decision == nil, save.damagedAnswers < 0 else {"),
     Mutation("no commit timeout", ("I4", "I10"), ENGINE, "Engine+Commit.swift",
              "if save.voidReason == nil, now - save.acceptedAt > ms(limits.commitTimeoutMs) {", "if save.voidReason == nil, now < 0 {"),
 
