@@ -56,6 +56,15 @@ public final class Connection {
         }
     }
 
+    /// Sends a call whose reply `next` takes, so that the caller can work meanwhile. Replies come in the order of the calls.
+    public func begin<Method: WireMethod>(_ method: Method.Type, _ parameters: Method.Parameters, timeoutMilliseconds: Int = 30_000) throws(ClientError) {
+        try send(Outgoing.call(method, parameters), method: Method.name, timeoutMilliseconds: timeoutMilliseconds)
+    }
+
+    public func next<Method: WireMethod>(_ method: Method.Type, timeoutMilliseconds: Int) throws(ClientError) -> Method.Reply {
+        try reply(to: method, timeoutMilliseconds: timeoutMilliseconds).value
+    }
+
     public func takeDescriptors() -> [Descriptor] {
         defer { receivedDescriptors = [] }
         return receivedDescriptors

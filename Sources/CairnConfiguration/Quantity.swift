@@ -1,6 +1,6 @@
 // Sizes and durations as people write them: a whole number and a unit, nothing rounded, nothing guessed.
 
-enum Quantity {
+public enum Quantity {
     static let sizeSyntax = "a size such as 512MiB or 4GiB (whole numbers of B, KiB, MiB, GiB, TiB)"
     static let durationSyntax = "a duration such as 500ms, 30s, 30min, 2h (whole numbers of ms, s, min, h, d)"
 
@@ -9,7 +9,7 @@ enum Quantity {
         "ms": 1, "s": 1000, "min": 60_000, "h": 3_600_000, "d": 86_400_000,
     ]
 
-    static func bytes(_ text: String) -> Int? { amount(text, units: sizeUnits) }
+    public static func bytes(_ text: String) -> Int? { amount(text, units: sizeUnits) }
     static func milliseconds(_ text: String) -> Int? { amount(text, units: durationUnits) }
 
     private static func amount(_ text: String, units: [String: Int]) -> Int? {
@@ -21,7 +21,7 @@ enum Quantity {
     }
 
     /// In the largest unit that divides it, so that a limit in an error reads as one writes it.
-    static func sizeText(_ bytes: Int) -> String {
+    public static func sizeText(_ bytes: Int) -> String {
         for (unit, factor) in [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)]
         where bytes != 0 && bytes % factor == 0 {
             return "\(bytes / factor)\(unit)"

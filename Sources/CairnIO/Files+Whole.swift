@@ -117,6 +117,13 @@ extension Files {
         try syscall("fdatasync", path) { fdatasync(file.raw) }
     }
 
+    /// Of a synced file: what is read next comes from its drive.
+    public static func dropCache(_ file: Descriptor) throws(IOFailure) {
+        // It gives the error itself, not by errno.
+        let code = posix_fadvise(file.raw, 0, 0, POSIX_FADV_DONTNEED)
+        guard code == 0 else { throw IOFailure(operation: "drop cache", errno: code) }
+    }
+
     /// Once XFS has shut down, as after an error of its drive, it answers fsync of a folder with success though the folder's new
     /// names are lost (a file's fsync fails). Its stat fails from that moment on: only one that comes after the fsync makes it true.
     public static func syncFolder(_ base: Descriptor, _ path: String) throws(IOFailure) {

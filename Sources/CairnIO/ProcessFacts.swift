@@ -66,6 +66,9 @@ public enum ProcessFacts {
 
     public static func ignore(signal number: Int32) { _ = cairn_ignore_signal(number) }
 
+    /// Under Yama, lets a daemon and its workers read this process's memory. Without Yama this does nothing.
+    public static func permitReading(by pid: Int32) { _ = cairn_permit_reading(pid) }
+
     /// Sends this process a signal.
     public static func raise(_ number: Int32) { _ = Glibc.kill(getpid(), number) }
 

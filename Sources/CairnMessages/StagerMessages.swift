@@ -12,6 +12,8 @@ public struct StagerStart: Codable, Sendable {
     public var pool: PoolShape
     /// Threads that copy at once (further ones replace those that stick, up to `stuckThreads`).
     public var threads: Int
+    /// A daemon's, on a node of so many cores: more would take them from training and gain little, since memory is the limit.
+    public static func threads(ofCores cores: Int) -> Int { max(1, min(4, cores / 2)) }
     public var niceness: Int
     public var lock: Bool
     /// A copy that made no progress for so long is called stuck.

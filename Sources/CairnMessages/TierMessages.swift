@@ -25,6 +25,8 @@ public struct TierStart: Codable, Sendable {
     public var exclusive: Bool
     /// Writes and reads in flight at once.
     public var depth: Int
+    /// A daemon's.
+    public static let usualDepth = 16
     public var ring: Preference
     public var direct: Preference
     /// Free bytes to leave on each path.

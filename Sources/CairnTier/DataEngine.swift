@@ -4,21 +4,27 @@
 import CairnIO
 import CairnModel
 
-struct DataOperation: Sendable {
-    enum Kind: Sendable { case read, write }
-    var kind: Kind
-    var file: Descriptor
-    var path: String
-    var map: MemoryMap
-    var mapOffset: Int
-    var fileOffset: Int
+package struct DataOperation: Sendable {
+    package enum Kind: Sendable { case read, write }
+    package var kind: Kind
+    package var file: Descriptor
+    package var path: String
+    package var map: MemoryMap
+    package var mapOffset: Int
+    package var fileOffset: Int
     /// To transfer: with O_DIRECT a multiple of the alignment.
-    var bytes: Int
+    package var bytes: Int
     /// What must arrive: a read's range may reach beyond the file's end.
-    var least: Int
-    var direct: Bool
+    package var least: Int
+    package var direct: Bool
     /// On the engine's own thread: it must be quick.
-    var done: @Sendable (PositionedFailure?) -> Void
+    package var done: @Sendable (PositionedFailure?) -> Void
+
+    package init(kind: Kind, file: Descriptor, path: String, map: MemoryMap, mapOffset: Int, fileOffset: Int, bytes: Int, least: Int,
+                 direct: Bool, done: @escaping @Sendable (PositionedFailure?) -> Void) {
+        self.kind = kind; self.file = file; self.path = path; self.map = map; self.mapOffset = mapOffset; self.fileOffset = fileOffset
+        self.bytes = bytes; self.least = least; self.direct = direct; self.done = done
+    }
 }
 
 extension DataOperation {
@@ -27,17 +33,17 @@ extension DataOperation {
     }
 }
 
-protocol DataEngine: Sendable {
+package protocol DataEngine: Sendable {
     func submit(_ operation: DataOperation)
     /// Ends its threads once what was submitted is done.
     func close()
 }
 
 /// A pool of threads with pread and pwrite.
-final class ThreadEngine: DataEngine {
+package final class ThreadEngine: DataEngine {
     private let queue = WorkQueue<DataOperation>(capacity: TierLimits.queuedOperations)
 
-    init(threads: Int) throws {
+    package init(threads: Int) throws {
         for index in 0..<max(1, threads) {
             try Threads.spawn(name: "tier-io-\(index)") { [queue] in
                 while let operation = queue.pop() { Self.perform(operation) }
@@ -45,11 +51,11 @@ final class ThreadEngine: DataEngine {
         }
     }
 
-    func submit(_ operation: DataOperation) {
+    package func submit(_ operation: DataOperation) {
         if !queue.push(operation) { operation.done(.failed(IOFailure(operation: "queue", errno: IOFailure.cancelled, path: operation.path))) }
     }
 
-    func close() { queue.close() }
+    package func close() { queue.close() }
 
     private static func perform(_ operation: DataOperation) {
         switch operation.kind {

@@ -3,12 +3,12 @@
 import CairnIO
 import CairnModel
 
-final class RingEngine: DataEngine {
+package final class RingEngine: DataEngine {
     private let queue = WorkQueue<DataOperation>(capacity: TierLimits.queuedOperations)
     private let wake: EventCounter
 
     /// `broken`: the ring itself failed; the worker cannot go on.
-    init(depth: Int, broken: @escaping @Sendable (String) -> Void) throws {
+    package init(depth: Int, broken: @escaping @Sendable (String) -> Void) throws {
         wake = try EventCounter()
         let depth = max(1, min(depth, 1024))
         try Threads.spawn(name: "tier-ring") { [queue, wake] in
@@ -19,14 +19,14 @@ final class RingEngine: DataEngine {
         }
     }
 
-    func submit(_ operation: DataOperation) {
+    package func submit(_ operation: DataOperation) {
         guard queue.push(operation) else {
             return operation.done(.failed(IOFailure(operation: "queue", errno: IOFailure.cancelled, path: operation.path)))
         }
         wake.signal()
     }
 
-    func close() {
+    package func close() {
         queue.close()
         wake.signal()
     }

@@ -4,7 +4,7 @@ import CairnMessages
 import CairnModel
 import CairnStore
 
-struct TierOpening {
+package struct TierOpening {
     var folders: TierFolders
     var notes: [String] = []
     /// Held for the worker's life.
@@ -93,22 +93,29 @@ struct TierOpening {
         }
         defer { try? Files.unlink(folder, name) }
         guard start.direct != .off else { return false }
-        let refusal: String
+        let refused: IOFailure?
+        do throws(IOFailure) { refused = try directRefusal(folder, name) } catch { throw failed(error, "'\(path)': \(error)", path) }
+        guard let refused else { return true }
+        let refusal = "'\(path)' refuses O_DIRECT (\(errnoName(refused.errno)))"
+        if start.direct == .on { throw TierFailure(kind: .invalid, text: "\(refusal); set direct: auto, or use another filesystem", path: path) }
+        notes.append("\(refusal): buffered I/O is used, which is slower and fills the page cache")
+        return false
+    }
+
+    /// Why this file, which is there and may be overwritten, takes no O_DIRECT; nil where it does.
+    package static func directRefusal(_ folder: Descriptor, _ name: String) throws(IOFailure) -> IOFailure? {
         do throws(IOFailure) {
             let file = try Files.open(folder, name, flags: [.write, .direct])
             let map = try MemoryMap(anonymous: Sizes.alignment)
             let alignment = Files.directAlignment(file)
             guard (1...Sizes.alignment).contains(alignment) else {
-                throw IOFailure(operation: "alignment of \(alignment)", errno: IOFailure.notSupported, path: path)
+                throw IOFailure(operation: "alignment of \(alignment)", errno: IOFailure.notSupported, path: name)
             }
             try PositionedIO.writeAll(file, map, mapOffset: 0, bytes: Sizes.alignment, fileOffset: 0, path: name)
-            return true
+            return nil
         } catch {
-            refusal = "'\(path)' refuses O_DIRECT (\(errnoName(error.errno)))"
-            guard error.isNotSupported else { throw failed(error, "'\(path)': \(error)", path) }
+            guard error.isNotSupported else { throw error }
+            return error
         }
-        if start.direct == .on { throw TierFailure(kind: .invalid, text: "\(refusal); set direct: auto, or use another filesystem", path: path) }
-        notes.append("\(refusal): buffered I/O is used, which is slower and fills the page cache")
-        return false
     }
 }

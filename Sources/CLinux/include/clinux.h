@@ -67,6 +67,8 @@ pid_t cairn_thread_id(void);
 int cairn_set_scheduler(pid_t thread, int policy);      // 0 other, 1 batch, 2 idle
 int cairn_set_niceness(pid_t thread, int niceness);     // 0: the calling thread
 int cairn_set_name(const char *name);
+/// Under Yama, lets that process and its children read this one's memory.
+int cairn_permit_reading(pid_t pid);
 int cairn_ignore_signal(int number);
 char *const *cairn_environment(void);
 int cairn_memory_lock_limit(uint64_t *soft, uint64_t *hard);

@@ -20,7 +20,7 @@ extension Daemon {
         stager.onStart = { [unowned self] link in
             let cores = ProcessInfo.processInfo.activeProcessorCount
             link.send(StagerRequest.start(StagerStart(
-                pool: poolShape, threads: max(1, min(4, cores / 2)), niceness: 19, lock: configuration.pool.lock != .never,
+                pool: poolShape, threads: StagerStart.threads(ofCores: cores), niceness: 19, lock: configuration.pool.lock != .never,
                 stuckMilliseconds: configuration.limits.fenceMs, instance: link.instance,
                 forceDescriptor: ProcessFacts.environment("CAIRN_FORCE_MEMORY_DESCRIPTOR") == "1")),
                 descriptors: poolSegments.map(\.descriptor) + [memoryListener])
@@ -87,7 +87,7 @@ extension Daemon {
             tier: tier, form: tier == engine.committing ? .committing : .beside, paths: paths, instance: link.instance, isRestart: link.restarts > 0,
             node: node, pool: poolShape,
             bufferSlots: Engine.loadBufferSlots,
-            exclusive: tier == .local && configuration.tiers.local?.shared != true, depth: DaemonLimits.tierDepth,
+            exclusive: tier == .local && configuration.tiers.local?.shared != true, depth: TierStart.usualDepth,
             ring: ring == .auto ? .auto : ring == .ioUring ? .on : .off, direct: direct == .auto ? .auto : direct == .on ? .on : .off,
             reserveBytes: reserve, fileMode: configuration.files.mode, group: configuration.files.group)
         link.send(TierRequest.start(start), descriptors: poolSegments.map(\.descriptor) + [buffer.descriptor])

@@ -58,6 +58,4 @@ enum DaemonLimits {
     static let tickMilliseconds = 20
     /// READY is sent once so much of the pool is there.
     static let readyPoolBytes = 256 << 20
-    /// Writes and reads that each tier worker keeps in flight.
-    static let tierDepth = 16
 }
