@@ -40,6 +40,10 @@ let package = Package(
         .target(name: "CairnTier", dependencies: ["CairnMessages", "CairnModel", "CairnIO", "CairnStore"], swiftSettings: strict),
         .target(name: "CairnConfiguration", dependencies: ["Yams"], swiftSettings: strict),
 
+        // What `cairn bench` measures, and what it concludes.
+        .target(name: "CairnBench", dependencies: ["CairnClient", "CairnWire", "CairnConfiguration", "CairnTier", "CairnMessages", "CairnModel", "CairnIO"],
+                swiftSettings: strict),
+
         .executableTarget(
             name: "cairnd",
             dependencies: ["CairnModel", "CairnIO", "CairnStore", "CairnEngine", "CairnWire", "CairnMessages",
@@ -47,7 +51,7 @@ let package = Package(
             swiftSettings: strict),
         .executableTarget(
             name: "cairn",
-            dependencies: ["CairnClient", "CairnWire", "CairnModel",
+            dependencies: ["CairnBench", "CairnClient", "CairnWire", "CairnConfiguration", "CairnModel", "CairnIO",
                            .product(name: "ArgumentParser", package: "swift-argument-parser")],
             swiftSettings: strict),
 
@@ -73,6 +77,7 @@ let package = Package(
         .testTarget(name: "CairnIOTests", dependencies: ["CairnIO", "CairnStager", "CairnMessages", "CairnModel"]),
         .testTarget(name: "CairnWireTests", dependencies: ["CairnWire", "CairnModel"]),
         .testTarget(name: "CairnClientTests", dependencies: ["CairnClient", "CairnWire", "CairnIO"]),
+        .testTarget(name: "CairnBenchTests", dependencies: ["CairnBench", "CairnConfiguration", "CairnModel", "CairnIO"]),
         .testTarget(name: "CairnConfigurationTests", dependencies: ["CairnConfiguration"]),
     ],
     swiftLanguageModes: [.v6]
