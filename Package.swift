@@ -38,11 +38,10 @@ let package = Package(
         .target(name: "CairnMessages", dependencies: ["CairnModel"], swiftSettings: strict),
         .target(name: "CairnStager", dependencies: ["CairnMessages", "CairnModel", "CairnIO", "CairnWire"], swiftSettings: strict),
         .target(name: "CairnTier", dependencies: ["CairnMessages", "CairnModel", "CairnIO", "CairnStore"], swiftSettings: strict),
-        .target(name: "CairnConfiguration", dependencies: ["Yams"], swiftSettings: strict),
+        .target(name: "CairnConfiguration", dependencies: ["CairnModel", "Yams"], swiftSettings: strict),
 
-        // What `cairn bench` measures, and what it concludes.
-        .target(name: "CairnBench", dependencies: ["CairnClient", "CairnWire", "CairnConfiguration", "CairnTier", "CairnMessages", "CairnModel", "CairnIO"],
-                swiftSettings: strict),
+        // What `cairn bench` measures, and what it concludes. Without CairnConfiguration: Yams brings all of Foundation, which every start of `cairn` would load.
+        .target(name: "CairnBench", dependencies: ["CairnClient", "CairnWire", "CairnTier", "CairnMessages", "CairnModel", "CairnIO"], swiftSettings: strict),
 
         .executableTarget(
             name: "cairnd",
@@ -51,7 +50,7 @@ let package = Package(
             swiftSettings: strict),
         .executableTarget(
             name: "cairn",
-            dependencies: ["CairnBench", "CairnClient", "CairnWire", "CairnConfiguration", "CairnModel", "CairnIO",
+            dependencies: ["CairnBench", "CairnClient", "CairnWire", "CairnModel", "CairnIO",
                            .product(name: "ArgumentParser", package: "swift-argument-parser")],
             swiftSettings: strict),
 

@@ -1,6 +1,5 @@
 // The course of a measurement: what fits; then of each folder limits and saves in turns, a new start of the daemon, and restores from the drive.
 import CairnClient
-import CairnConfiguration
 import CairnIO
 import CairnMessages
 import CairnModel
@@ -9,24 +8,17 @@ import CairnWire
 /// The folders to measure, and what is known of the daemon that has them.
 public struct BenchTarget: Sendable {
     public var folders: [(path: String, tier: Tier?)]
-    var poolBytes: Int?
     /// Of the running daemon.
     var pool: PoolFacts?
     var sessions = 0
 
     public init(paths: [String]) { folders = paths.map { ($0, nil) } }
 
-    public init(_ configuration: Configuration) {
-        folders = (configuration.tiers.local?.paths ?? []).map { ($0, .local) } + (configuration.tiers.global.map { [($0.path, .global)] } ?? [])
-        poolBytes = configuration.pool.sizeBytes
-    }
-
     /// Of the tiers that are up.
     public init(_ status: Operations.Status.Reply) throws(BenchError) {
         folders = status.tiers.filter { $0.state == .up }.flatMap { tier in tier.paths.map { ($0.path, Tier(rawValue: tier.tier)) } }
         guard !folders.isEmpty else { throw .noTier(reason: status.tiers.compactMap(\.reason).first ?? "see `cairn status`") }
         pool = PoolFacts(bytes: status.pool.bytes, lockNote: status.pool.lockNote)
-        poolBytes = status.pool.bytes
         sessions = status.sessions.count
     }
 }
@@ -107,7 +99,7 @@ public struct Bench {
     /// The one that the node's daemon has, if it is smaller than the state: what that costs is to be seen. Else two chunks more, for the file's header.
     private func poolBytes(_ stateBytes: Int) -> Int {
         let whole = (Sizes.chunks(ofFile: stateBytes) + 2) * Sizes.chunkBytes
-        return max(Configuration.Pool.leastBytes, min(whole, target.poolBytes ?? whole))
+        return max(BenchLimits.leastPoolBytes, min(whole, target.pool?.bytes ?? whole))
     }
 
     /// The state that was asked for, or else the largest up to the usual one that memory and every folder have room for.

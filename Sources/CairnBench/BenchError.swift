@@ -1,5 +1,5 @@
 // What keeps `cairn bench` from measuring, with what to change.
-import CairnConfiguration
+import CairnModel
 
 public enum BenchError: Error, Sendable, Equatable, CustomStringConvertible {
     case folder(path: String, reason: String)

@@ -8,6 +8,8 @@ public enum BenchLimits {
     public static let usualStateBytes = 1 << 30
     /// State and pool take at most this share of the available memory together: 1/memoryShare.
     static let memoryShare = 2
+    /// A daemon refuses a smaller pool.
+    static let leastPoolBytes = 16 * Sizes.chunkBytes
     /// Beside the bytes that are measured: records, and what the filesystem needs for itself.
     static let spareBytes = 64 << 20
     /// Of each folder. No round is begun after it.

@@ -1,7 +1,6 @@
 // A cairnd of our own: its one tier is a temporary folder below the one that is measured. Its socket, configuration and log are in another one
 // in TMPDIR, for a socket's name must be short and some filesystems have no sockets.
 import CairnClient
-import CairnConfiguration
 import CairnIO
 import CairnModel
 import CairnWire

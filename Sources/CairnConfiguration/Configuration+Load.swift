@@ -1,4 +1,5 @@
 // From the YAML text to the values: every key that there is, its type, its range, and what must hold between them.
+import CairnModel
 import FoundationEssentials
 import Yams
 

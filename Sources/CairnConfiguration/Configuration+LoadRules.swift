@@ -1,4 +1,5 @@
 // The rules beside pool and tiers: retention, operators, files and limits; and the readers that several keys share.
+import CairnModel
 
 extension Section {
     /// A value that is one of a few words.

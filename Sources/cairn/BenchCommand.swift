@@ -2,7 +2,6 @@
 import ArgumentParser
 import CairnBench
 import CairnClient
-import CairnConfiguration
 import CairnIO
 import CairnModel
 import CairnWire
@@ -11,21 +10,19 @@ struct BenchCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "bench", abstract: "Measure a tier's limit and what Cairn reaches on it; say what to change.",
         discussion: """
-            Measures the folders named with --path, else those of --config, else those of the running daemon. Needs no root, \
-            and with --path or --config no daemon: a cairnd of its own saves and restores there, in a temporary folder that is removed at the end, \
+            Measures the folders named with --path, else the tiers of the running daemon. Needs no root, \
+            and with --path no daemon: a cairnd of its own saves and restores there, in a temporary folder that is removed at the end, \
             also after ^C. Nothing else is touched. A folder needs room for some states; the node should be idle.
 
             EXAMPLE
               cairn bench --path /nvme0/cairn --size 4GiB
             """)
     @Option(name: .customLong("path"), help: ArgumentHelp("A folder to measure; may be repeated.", valueName: "dir")) var paths: [String] = []
-    @Option(help: ArgumentHelp("Measure the tiers of this configuration.", valueName: "file")) var config: String?
     @Option(help: ArgumentHelp("The state to save, best that of all ranks of the node; 1GiB, or less where that does not fit.", valueName: "size")) var size: Size?
     @Option(help: ArgumentHelp("About how long to measure each folder.", valueName: "seconds")) var seconds = BenchLimits.usualSeconds
     @OptionGroup var options: CommonOptions
 
     func validate() throws {
-        guard paths.isEmpty || config == nil else { throw ValidationError("--path and --config both say what to measure: give one of them.") }
         guard (1...BenchLimits.mostSeconds).contains(seconds) else { throw ValidationError("--seconds must be between 1 and \(BenchLimits.mostSeconds).") }
         guard !paths.contains("") else { throw ValidationError("--path must name a folder.") }
     }
@@ -60,7 +57,6 @@ struct BenchCommand: ParsableCommand {
 
     private func target() throws -> BenchTarget {
         if !paths.isEmpty { return BenchTarget(paths: paths) }
-        if let config { return BenchTarget(try Configuration.load(path: config)) }
         return try BenchTarget(try options.call(Operations.Status.self, Nothing()))
     }
 

@@ -61,10 +61,5 @@ struct ErrorTests {
         #expect(read.retention.local.keep == BenchLimits.rounds)
     }
 
-    @Test func targetsAreTheTiersOfAConfiguration() throws {
-        let two = try Configuration.load(text: "pool: {size: 256MiB}\ntiers: {local: {paths: [/a, /b]}, global: {path: /c}}\n", file: "x")
-        #expect(BenchTarget(two).folders.map(\.path) == ["/a", "/b", "/c"])
-        #expect(BenchTarget(two).folders.map(\.tier) == [.local, .local, .global])
-        #expect(BenchTarget(paths: ["/d"]).folders.map(\.tier) == [nil])
-    }
+    @Test func itsLeastPoolIsWhatADaemonTakes() { #expect(BenchLimits.leastPoolBytes == Configuration.Pool.leastBytes) }
 }

@@ -106,15 +106,12 @@ def test_shows_it_at_80_columns(place: Place) -> None:
     assert max(map(len, shown.splitlines())) <= 80
 
 
-def test_measures_the_tiers_of_a_running_daemon_and_of_a_configuration(place: Place, cluster: Cluster) -> None:
+def test_measures_the_tiers_of_a_running_daemon(place: Place, cluster: Cluster) -> None:
     daemon = cluster.daemon(tiers=2)
     before = cli(daemon, "ls", "--json")
     tiers = [str(daemon.local), str(daemon.shared)]
     check_figures(json.loads(place.bench("--socket", daemon.socket, "--json", *SMALL)), tiers)
     assert cli(daemon, "ls", "--json") == before
-    configuration = place.temporary.parent / "cairnd.yaml"
-    configuration.write_text(f"tiers: {{local: {{paths: [{place.tier}]}}}}\n")
-    check_figures(json.loads(place.bench("--config", str(configuration), "--json", *SMALL)), [str(place.tier)])
     for folder in tiers:
         assert not list(Path(folder).glob(".cairn-bench-*"))
 
@@ -186,7 +183,5 @@ def test_says_what_is_wrong_with_what_was_asked(place: Place, folder: Path) -> N
     missing = str(folder / "missing")
     assert "make it first, or mount its filesystem" in place.bench("--path", missing, code=1)
     assert "no daemon answers" in place.bench("--socket", missing, code=3)
-    assert "give one of them" in place.bench("--path", missing, "--config", missing, code=2)
     assert "--seconds must be" in place.bench("--path", missing, "--seconds", "0", code=2)
     place.bench("--path", missing, "--size", "1KiB", code=2)
-    assert missing in place.bench("--config", missing, code=1)

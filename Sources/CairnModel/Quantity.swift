@@ -1,8 +1,8 @@
 // Sizes and durations as people write them: a whole number and a unit, nothing rounded, nothing guessed.
 
 public enum Quantity {
-    static let sizeSyntax = "a size such as 512MiB or 4GiB (whole numbers of B, KiB, MiB, GiB, TiB)"
-    static let durationSyntax = "a duration such as 500ms, 30s, 30min, 2h (whole numbers of ms, s, min, h, d)"
+    public static let sizeSyntax = "a size such as 512MiB or 4GiB (whole numbers of B, KiB, MiB, GiB, TiB)"
+    public static let durationSyntax = "a duration such as 500ms, 30s, 30min, 2h (whole numbers of ms, s, min, h, d)"
 
     private static let sizeUnits: [String: Int] = ["B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40]
     private static let durationUnits: [String: Int] = [
@@ -10,7 +10,7 @@ public enum Quantity {
     ]
 
     public static func bytes(_ text: String) -> Int? { amount(text, units: sizeUnits) }
-    static func milliseconds(_ text: String) -> Int? { amount(text, units: durationUnits) }
+    public static func milliseconds(_ text: String) -> Int? { amount(text, units: durationUnits) }
 
     private static func amount(_ text: String, units: [String: Int]) -> Int? {
         let digits = text.prefix { $0.isASCII && $0.isNumber }
@@ -29,7 +29,7 @@ public enum Quantity {
         return "\(bytes)B"
     }
 
-    static func durationText(_ milliseconds: Int) -> String {
+    public static func durationText(_ milliseconds: Int) -> String {
         for (unit, factor) in [("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1000)]
         where milliseconds != 0 && milliseconds % factor == 0 {
             return "\(milliseconds / factor)\(unit)"
