@@ -1,45 +1,28 @@
-"""What the machine can do at best, and what processes cost: the units of the comparison."""
+"""What processes cost, what the page cache keeps, and what machine this is."""
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
-import shutil
-import subprocess
-import time
+import platform
+import threading
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import TracebackType
 
-import torch
-
-_TICKS = os.sysconf("SC_CLK_TCK")
-
-
-def memcpy_seconds(tensors: list[torch.Tensor], copies: list[torch.Tensor]) -> float:
-    """One thread copies the state into memory that is already there."""
-    began = time.perf_counter()
-    for source, target in zip(tensors, copies, strict=True):
-        target.copy_(source)
-    return time.perf_counter() - began
+TICKS = os.sysconf("SC_CLK_TCK")
 
 
-def fio_bytes_per_second(folder: Path, direction: str, size: int) -> float | None:
-    """The drive's own limit: O_DIRECT io_uring, blocks of 8 MiB, 16 in flight, fsync counted. None without fio."""
-    if shutil.which("fio") is None:
-        return None
-    file = folder / "fio.data"
-    command = ["fio", "--name=limit", f"--filename={file}", f"--size={size}", "--bs=8M", "--iodepth=16", "--direct=1",
-               f"--rw={direction}", "--end_fsync=1", "--thread", "--output-format=json"]  # fmt: skip
-    for engine in ("io_uring", "libaio", "psync"):
-        done = subprocess.run([*command, f"--ioengine={engine}"], capture_output=True, text=True, timeout=300, check=False)
-        if done.returncode == 0:
-            job = json.loads(done.stdout[done.stdout.index("{") :])["jobs"][0]
-            if direction == "read":
-                file.unlink()
-            return size / (job["job_runtime"] / 1000)
-    return None
+def family(pid: int) -> list[int]:
+    """A process and its children, as the kernel lists them."""
+    children: list[int] = []
+    for task in Path(f"/proc/{pid}/task").glob("*"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended meanwhile
+            children += [int(child) for child in (task / "children").read_text().split()]
+    return [pid, *(one for child in children for one in family(child))]
 
 
-def cpu_seconds(pids: list[int]) -> float:
+def cpu_seconds(pids: Iterable[int]) -> float:
     """User and system time of these processes so far; one that has gone counts nothing."""
     total = 0
     for pid in pids:
@@ -48,32 +31,96 @@ def cpu_seconds(pids: list[int]) -> float:
         except (FileNotFoundError, ProcessLookupError):
             continue
         total += int(fields[11]) + int(fields[12])
-    return total / _TICKS
+    return total / TICKS
 
 
-def family(pid: int) -> list[int]:
-    """A process and its children, as the kernel lists them."""
-    children: list[int] = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        children += [int(child) for child in (task / "children").read_text().split()]
-    return [pid, *(one for child in children for one in family(child))]
+def memory(pids: Iterable[int]) -> int:
+    """Bytes that these processes keep in memory; what they share with others counts by their share (PSS). No page cache."""
+    total = 0
+    for pid in pids:
+        try:
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return total * 1024
+
+
+def own_memory(pids: Iterable[int]) -> int:
+    """Bytes of memory of their own: a daemon's pool, which is a memfd, is not in it."""
+    total = 0
+    for pid in pids:
+        try:
+            lines = _lines(f"/proc/{pid}/status")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        total += sum(int(line.split()[1]) for line in lines if line.startswith("RssAnon:"))
+    return total * 1024
+
+
+def available() -> int:
+    """Bytes of memory that can be taken without swapping."""
+    return next(int(line.split()[1]) for line in _lines("/proc/meminfo") if line.startswith("MemAvailable")) * 1024
+
+
+class Peak:
+    """The most that ``value`` was while a ``with`` lasted, looked at every 10 ms."""
+
+    def __init__(self, value: Callable[[], int]) -> None:
+        self._value, self.most = value, 0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="peak")
+
+    def _watch(self) -> None:
+        while not self._over.wait(0.01):
+            self.most = max(self.most, self._value())
+
+    def __enter__(self) -> Peak:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._over.set()
+        self._thread.join()
 
 
 def forget_pages(folder: Path) -> None:
     """Takes a folder's files out of the page cache, so that a load reads the drive. Needs no root: they are synced."""
     for path in folder.rglob("*"):
         if path.is_file():
+            sync(path)
             descriptor = os.open(path, os.O_RDONLY)
             try:
-                os.fsync(descriptor)
                 os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
             finally:
                 os.close(descriptor)
 
 
-def sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+def sync(path: Path) -> None:
+    """fsync of a file or folder."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """What makes a finished checkpoint durable: its files, its folders, and the folder that has its name."""
+    for path in folder.rglob("*"):
+        sync(path)
+    sync(folder)
+    sync(folder.parent)
+
+
+def about() -> dict[str, str | int]:
+    """This machine, as far as it bears on the figures."""
+    model = next((line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), "?")
+    total = next((int(line.split()[1]) for line in _lines("/proc/meminfo") if line.startswith("MemTotal")), 0)
+    pages = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    return {"cpu": model, "cores": os.cpu_count() or 1, "memoryBytes": total * 1024, "kernel": platform.release(),
+            "hugePages": pages.read_text().partition("[")[2].partition("]")[0] if pages.exists() else "none"}  # fmt: skip
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines()
