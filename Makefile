@@ -29,7 +29,7 @@ help:
 	  'make damage    CASES=5000 SEED=1: that many damaged bytes and files on both tiers, each followed by ls, verify and restores' \
 	  'make fuzz      SECONDS=60: libFuzzer that long against each parser of what clients and disks say; PARSER=name: one of them' \
   'make sanitize  the Swift tests under the thread and the address sanitizer' \
-	  'make bench     side by side with torch.distributed.checkpoint, 1 GiB of state' \
+	  'make bench     side by side with six peers and the limits of the machine, as ratios (12 minutes); BENCH=--quick: a minute or two' \
 	  'make install   DESTDIR=… PREFIX=/usr: binaries, configuration, systemd units' \
 	  'make clean     remove what was built and .venv'
 
@@ -55,6 +55,8 @@ test: check-python test-swift test-mutations test-python check-systemd
 check-python: setup
 	cd Python && ../.venv/bin/ruff check --no-cache . ../Examples ../Benchmarks ../Tests/EndToEndTests ../Tests/Mutations ../Tests/Soak
 	cd Python && ../.venv/bin/mypy --strict --cache-dir ../.build/mypy
+	cd Benchmarks && MYPYPATH=../Python ../.venv/bin/mypy --strict --cache-dir ../.build/mypy-bench --config-file ../Python/pyproject.toml \
+	  bench.py footprint.py ranks.py plots.py subjects
 
 test-swift: setup
 	timeout --kill-after=30 1200 swift build --build-tests
@@ -114,8 +116,11 @@ damage: release
 check-systemd: release
 	scripts/check-systemd.sh
 
+# BENCH: options of Benchmarks/bench.py, as BENCH='--quick' or BENCH='--plots Docs'. The peers take 400 MB in .venv.
 bench: release
-	$(PYTHON) Benchmarks/compare_dcp.py
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r scripts/requirements-bench.txt \
+	  -r scripts/requirements-plots.txt
+	$(PYTHON) Benchmarks/bench.py $(BENCH)
 
 # Counted by strace. FOLDER: an empty or missing folder on the filesystem to measure, else a temporary one.
 scale: setup
