@@ -21,12 +21,13 @@ let package = Package(
         .systemLibrary(name: "CUV", pkgConfig: "libuv", providers: [.apt(["libuv1-dev"])]),
         .systemLibrary(name: "CLiburing", pkgConfig: "liburing", providers: [.apt(["liburing-dev"])]),
         .systemLibrary(name: "CISAL", pkgConfig: "libisal", providers: [.apt(["libisal-dev"])]),
+        .systemLibrary(name: "CZstd", pkgConfig: "libzstd", providers: [.apt(["libzstd-dev"])]),
         .target(name: "CLinux"),
 
         // The words of the design, as values.
         .target(name: "CairnModel", swiftSettings: strict),
         // Every unsafe or C call.
-        .target(name: "CairnIO", dependencies: ["CLinux", "CUV", "CLiburing", "CISAL"], swiftSettings: strictIO),
+        .target(name: "CairnIO", dependencies: ["CLinux", "CUV", "CLiburing", "CISAL", "CZstd"], swiftSettings: strictIO),
         // What is on disk.
         .target(name: "CairnStore", dependencies: ["CairnModel", "CairnIO"], swiftSettings: strict),
         // The pure state machine: its actions are the messages of the workers, which are plain values.
@@ -67,7 +68,7 @@ let package = Package(
         .executableTarget(name: "cairn-simulate", dependencies: ["CairnSimulation"], path: "Tests/Simulate", swiftSettings: strict),
 
         // Every parser of bytes that somebody else wrote: a library for its tests and for libFuzzer (below, `make fuzz`).
-        .target(name: "CairnFuzz", dependencies: ["CairnModel", "CairnStore", "CairnTier", "CairnMessages", "CairnWire", "CairnConfiguration"],
+        .target(name: "CairnFuzz", dependencies: ["CairnModel", "CairnIO", "CairnStore", "CairnTier", "CairnMessages", "CairnWire", "CairnConfiguration"],
                 path: "Tests/CairnFuzz", swiftSettings: strict),
 
         .testTarget(name: "CairnFuzzTests", dependencies: ["CairnFuzz"]),

@@ -18,8 +18,8 @@ if (( major < 6 || (major == 6 && minor < 3) )); then
 fi
 
 # System libraries: only what is missing. The last ones are for tests that only root can run; they say why they skip where it lacks.
-packages=(libuv1-dev liburing-dev libisal-dev pkg-config python3-venv git ca-certificates)
-for_tests=(glusterfs-server glusterfs-client iptables xfsprogs fuse3 python3-fusepy)
+packages=(libuv1-dev liburing-dev libisal-dev libzstd-dev pkg-config python3-venv git ca-certificates)
+for_tests=(zstd glusterfs-server glusterfs-client iptables xfsprogs fuse3 python3-fusepy)
 lacking() {
     local package
     for package in "$@"; do
@@ -43,7 +43,7 @@ if command -v dpkg-query >/dev/null 2>&1; then
     [ "$(id -u)" != 0 ] || read -ra missing <<<"$(lacking "${for_tests[@]}")"
     (( ${#missing[@]} == 0 )) || apt_install "${missing[@]}" || say "without ${missing[*]}: the tests that need them are skipped"
 else
-    for library in libuv liburing libisal; do
+    for library in libuv liburing libisal libzstd; do
         pkg-config --exists "$library" || fail "the development files of $library are needed; this system's packages must provide them"
     done
 fi

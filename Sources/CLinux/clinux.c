@@ -144,6 +144,7 @@ int cairn_seals(int fd) {
 }
 
 int cairn_populate(void *address, size_t bytes) { return madvise(address, bytes, MADV_POPULATE_WRITE); }
+void cairn_discard(void *address, size_t bytes) { madvise(address, bytes, MADV_DONTNEED); }
 int cairn_huge_pages(void *address, size_t bytes) { return madvise(address, bytes, MADV_HUGEPAGE); }
 
 ssize_t cairn_read_process(pid_t pid, void *to, size_t bytes, const struct iovec *pieces, unsigned count) {

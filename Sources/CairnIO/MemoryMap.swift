@@ -66,6 +66,9 @@ import Glibc
     @discardableResult
     public func adviseHugePages() -> Bool { unsafe cairn_huge_pages(base, bytes) == 0 }
 
+    /// Of private pages: they are zero and take no memory until they are touched again.
+    public func discard() { unsafe cairn_discard(base, bytes) }
+
     public func copy(from source: [UInt8], at offset: Int) { copy(from: source[...], at: offset) }
 
     public func copy(from source: ArraySlice<UInt8>, at offset: Int) {

@@ -36,9 +36,38 @@ public struct Manifest: RecordValue, Hashable {
     public var objects: [String: UInt32]?
     /// What the caller gave; rank 0's goes into the commit.
     public var metadata: [String: String]?
+    /// How the data file is stored; nil: plain. All else is the same on every tier: what a row and the manifest's name say is the digest
+    /// of the record without this (`rowDigest`).
+    public var compression: Compression?
     /// UTC, ISO 8601 with seconds.
     public var savedAt: String
     public var node: String
+
+    public struct Compression: Codable, Hashable, Sendable {
+        public enum Method: String, Codable, Sendable {
+            /// Frames and a seek table (`SeekTable`), in a file whose name goes on with `.zst`.
+            case zstd
+        }
+        public var method: Method
+        /// Of the file as it is stored.
+        public var storedBytes: Int
+        /// SHA-256 of its seek table.
+        public var tableDigest: String
+
+        public init(method: Method, storedBytes: Int, tableDigest: String) {
+            self.method = method; self.storedBytes = storedBytes; self.tableDigest = tableDigest
+        }
+
+        public static func zstd(storedBytes: Int, table: [UInt8]) -> Compression {
+            Compression(method: .zstd, storedBytes: storedBytes, tableDigest: Digests.full(table))
+        }
+
+        func problem(fileBytes: Int) -> String? {
+            let table = SeekTable.bytes(plainBytes: fileBytes)
+            if storedBytes <= table || storedBytes - table > StoreLimits.fileBytes * 2 { return "\(storedBytes) stored bytes of \(fileBytes)" }
+            return Digests.isFull(tableDigest) ? nil : "a digest is not one"
+        }
+    }
 
     public init(run: RunKey, save: SaveID, rank: Int, worldSize: Int, layoutDigest: String, fileBytes: Int, dataStart: Int,
                 crcs: [UInt32], count: Int?, parent: CommitSequence? = nil, previous: SaveID? = nil, participants: [Int]? = nil, upto: Level = .committed, objects: [String: UInt32]? = nil, metadata: [String: String]? = nil,
@@ -67,6 +96,11 @@ public struct Manifest: RecordValue, Hashable {
         self.savedAt = savedAt
         self.node = node
     }
+
+    /// Frames and a seek table, not the plain file.
+    public var isCompressed: Bool { compression != nil }
+    /// Of the data file.
+    public var storedBytes: Int { compression?.storedBytes ?? fileBytes }
 
     public var runKey: RunKey { RunKey(uid: uid, name: run) }
 
@@ -100,8 +134,19 @@ public struct Manifest: RecordValue, Hashable {
         if !Digests.isHex(layoutDigest, digits: StoreLimits.nameDigestDigits) || !Digests.isFull(crcDigest) || !Digests.isFull(contentDigest) {
             return "a digest is not one"
         }
-        return nil
+        return compression?.problem(fileBytes: fileBytes)
     }
+
+    /// What a row and its file's name say of it; `record`: this one's.
+    public func rowDigest(_ record: [UInt8]) -> String? {
+        guard compression != nil else { return Record.digest(record) }
+        var plain = self
+        plain.compression = nil
+        return Record.digest(Record.encode(plain))
+    }
+
+    /// Whether this is the seek table that the data file was written with.
+    public func matches(seekTable: [UInt8]) -> Bool { Digests.full(seekTable) == compression?.tableDigest }
 
     /// Whether this is the `.crc` file that the manifest was written with.
     public func matches(checksumFile: [UInt8]) -> Bool { Digests.full(checksumFile) == crcDigest }

@@ -4,10 +4,10 @@ import CairnModel
 extension Names {
     /// What a name inside a step's or a save's folder is.
     public enum RankFile: Hashable, Sendable {
-        case data(rank: Int), checksums(rank: Int), manifest(rank: Int, digest: String)
+        case data(rank: Int), compressed(rank: Int), checksums(rank: Int), manifest(rank: Int, digest: String)
         public var rank: Int {
             switch self {
-            case .data(let rank), .checksums(let rank), .manifest(let rank, _): rank
+            case .data(let rank), .compressed(let rank), .checksums(let rank), .manifest(let rank, _): rank
             }
         }
     }
@@ -19,6 +19,7 @@ extension Names {
         guard let own = number(String(digits) ?? "", padding: StoreLimits.rankDigits), !Copies.isCopies(own) else { return nil }
         let rank = rest.dropFirst(digits.count).starts(with: replicas.utf8) ? Copies.number(of: own) : own
         if name == data(rank: rank) { return .data(rank: rank) }
+        if name == compressed(data(rank: rank)) { return .compressed(rank: rank) }
         if name == checksums(rank: rank) { return .checksums(rank: rank) }
         guard let digest = between(name, "\(rankName(rank))-", ".json"), isNameDigest(digest) else { return nil }
         return .manifest(rank: rank, digest: digest)

@@ -7,7 +7,7 @@
 //   attempts/000017/restore-3.json            the third choice of this attempt;  settled-3-NODE.json, settle-3.json: its outcome
 //   .saving-17-1200-1/                        a save in progress; renamed after its commit to
 //   step-1200.17-41/                          a committed step, sequence 17-41
-//       rank-00003.safetensors, rank-00003.crc, rank-00003-DIGEST.json
+//       rank-00003.safetensors (compressed: rank-00003.safetensors.zst), rank-00003.crc, rank-00003-DIGEST.json
 //       layout-DIGEST.json, manifests-DIGEST.bin, checkpoint.json, pin
 //   .gone-SECONDS.NAME                        renamed away at that time (UTC), deleted 10 minutes later
 //   .NAME.MAKER.NUMBER.part                   not yet published; MAKER is a worker's node and instance
@@ -51,8 +51,10 @@ public enum Names {
     public static func gone(_ name: String, seconds: Int) -> String { ".gone-\(seconds).\(name)" }
 
     public static func data(rank: Int) -> String { "\(rankName(rank)).safetensors" }
+    /// The name of a data file that is stored as frames; `data`: its plain name.
+    public static func compressed(_ data: String) -> String { "\(data).zst" }
     public static func checksums(rank: Int) -> String { "\(rankName(rank)).crc" }
-    /// `digest`: of the record, as `Record.nameDigest` gives it.
+    /// `digest`: of the record, as `Record.nameDigest` gives it, where it is stored plain.
     public static func manifest(rank: Int, digest: String) -> String { "\(rankName(rank))-\(digest).json" }
     public static func layout(digest: String) -> String { "layout-\(digest).json" }
     public static func manifests(digest: String) -> String { "manifests-\(digest).bin" }

@@ -2,6 +2,7 @@
 // result what the daemon would do next. Whatever the bytes are, it returns: refusing them is right, trapping on them is a bug.
 // (1) What opens says the same after it was written and opened again.
 import CairnConfiguration
+import CairnIO
 import CairnModel
 import CairnStore
 import CairnTier
@@ -12,6 +13,8 @@ public enum Parser: String, CaseIterable, Sendable {
     case stream, call, reply
     /// Of a rank's files: the whole head, and its JSON alone in a head that is otherwise right.
     case head, header, checksums
+    /// Of one that is stored as frames: the table at its end, and a frame.
+    case seekTable, frame
     /// Of a tier's records; the digest at their end is put there, so that what is behind it is reached.
     case layout, manifest, decision, attempt, have, choice, settle, verdict
     /// A record with whatever stands at its end, names of files and folders, the configuration.
@@ -25,8 +28,10 @@ public enum Parser: String, CaseIterable, Sendable {
         case .head: Self.head(bytes, fileBytes: bytes.count)
         case .header: Self.header(bytes)
         case .checksums: for fileBytes in [0, 1, bytes.count << 16] { _ = try? BlockChecksums.decode(bytes, fileBytes: fileBytes) }
+        case .seekTable: Self.seekTable(bytes)
+        case .frame: Self.frame(bytes)
         case .layout: Self.layout(bytes)
-        case .manifest: Self.again(Manifest.self, bytes)
+        case .manifest: if let manifest = Self.again(Manifest.self, bytes) { _ = manifest.rowDigest(Record.encode(manifest)) }
         case .decision: Self.decision(bytes)
         case .attempt: Self.again(AttemptRecord.self, bytes)
         case .have: Self.again(HaveRecord.self, bytes)
@@ -147,6 +152,34 @@ public enum Parser: String, CaseIterable, Sendable {
             }
             for stored in table.objects.prefix(4) { _ = try? SlicePlan.make(catalog: catalog, boxes: [Box(name: stored.object.name, rank: table.rank)]) }
         }
+    }
+
+    // A file of frames.
+
+    private static func seekTable(_ bytes: [UInt8]) {
+        // A table for files that have as many chunks as it has rows, of frames that are as long as it says.
+        let frames = max(0, (bytes.count - SeekTable.bytes(frames: 0)) / 8)
+        func word(_ offset: Int) -> Int { (0..<4).reduce(0) { $0 | Int(bytes[offset + $1]) << (8 * $1) } }
+        let fileBytes = (0..<frames).reduce(bytes.count) { $0 + word(8 + 8 * $1) }
+        for rest in Seeds.lastChunkBytes {
+            let plainBytes = (frames - 1) * Sizes.chunkBytes + rest
+            guard plainBytes >= 0, let table = try? SeekTable.decode(bytes, plainBytes: plainBytes, fileBytes: fileBytes) else { continue }
+            precondition(table.encode(plainBytes: plainBytes) == bytes, "a seek table changes as it is written")
+            precondition((0..<table.count).allSatisfy { table.frame($0).upperBound <= fileBytes - bytes.count }, "a frame lies behind the frames")
+        }
+    }
+
+    private static func frame(_ bytes: [UInt8]) {
+        guard !bytes.isEmpty, let stored = try? MemoryMap(anonymous: bytes.count), let content = try? MemoryMap(anonymous: Seeds.frameContentBytes),
+              let decompressor = try? ZstdDecompressor() else { return }
+        stored.copy(from: bytes, at: 0)
+        for count in [content.bytes, 1] { _ = try? decompressor.decompress(stored, offset: 0, bytes: bytes.count, to: content, at: 0, content: count) }
+        var isGiven = false
+        let beginning = try? decompressor.beginning(1000) {
+            defer { isGiven = true }
+            return isGiven ? [] : bytes
+        }
+        precondition(beginning?.count ?? 0 <= 1000, "more than was asked for")
     }
 
     // Records.

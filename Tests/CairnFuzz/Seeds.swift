@@ -1,4 +1,5 @@
 // What the fuzzer starts from: a few right inputs of each parser, made by the code that writes them.
+import CairnIO
 import CairnMessages
 import CairnModel
 import CairnStore
@@ -53,6 +54,23 @@ enum Seeds {
         serves: [0, 1], saves: [HeldSave(save: save, worldSize: 2, upto: .committed, participants: [0, 1], ranks: [0, 1], level: .local, count: 41)],
         served: [HaveList.ServedRanks(attempt: 17, ranks: [0, 1])]))
 
+    /// Sizes of a file's last chunk that the tables below, and those made from them, may belong to.
+    static let lastChunkBytes = [77, Sizes.chunkBytes]
+    static let frameContentBytes = 8192
+    private static func frame() -> [UInt8] {
+        do {
+            let plain = try MemoryMap(anonymous: frameContentBytes), frame = try MemoryMap(anonymous: Zstd.bound(frameContentBytes))
+            plain.copy(from: (0..<frameContentBytes).map { UInt8(truncatingIfNeeded: $0 * $0 / 7) }, at: 0)
+            let bytes = try ZstdCompressor(level: 1).compress(plain, offset: 0, bytes: plain.bytes, to: frame, at: 0, room: frame.bytes)
+            return frame.copyBytes(offset: 0, count: bytes)
+        } catch { preconditionFailure("a frame of our own cannot be made: \(error)") }
+    }
+    private static func compressed() -> Manifest {
+        var manifest = manifest(rank: 1)
+        manifest.compression = .zstd(storedBytes: 200_000, table: [1])
+        return manifest
+    }
+
     private static func body(_ value: some RecordValue) -> [UInt8] { body(Record.encode(value)) }
     private static func body(_ record: [UInt8]) -> [UInt8] {
         do { return try Record.open(record) } catch { preconditionFailure("a record of our own does not open: \(error)") }
@@ -73,11 +91,15 @@ enum Seeds {
         case .head: plans.map { $0.headerBytes + Array(repeating: 0, count: $0.fileBytes - $0.dataStart) }
         case .header: plans.map(json)
         case .checksums: [BlockChecksums.encode([]), BlockChecksums.encode([1])]
+        case .seekTable:
+            [SeekTable(frameBytes: [90]).encode(plainBytes: 77), SeekTable(frameBytes: [5_000_000, 400]).encode(plainBytes: 2 * Sizes.chunkBytes),
+             SeekTable(frameBytes: [300, 6_000_000, 20]).encode(plainBytes: 2 * Sizes.chunkBytes + 77)]
+        case .frame: [frame()]
         case .layout:
             [body(LayoutFile.encode(worldSize: 2, tables: plans.map(\.table)))]
                 // Ranks that form one run, and the same with a number that asks for more of them.
                 + text(#"{"format":"cairn-1","worldSize":4,"runs":[{"first":0,"stride":1,"count":4,"shards":[["w","U8",[2],[8],[0],null,null,false,[2]]]}],"objects":[[]],"files":[[0,4096,0,[]],[1,4096,0,[]],[2,4096,0,[]],[3,4096,0,[]]]}"#)
-        case .manifest: [body(manifest(rank: 0)), body(manifest(rank: 1))]
+        case .manifest: [body(manifest(rank: 0)), body(manifest(rank: 1)), body(compressed())]
         case .decision:
             [.commit(commit), .commit(commit.branched(from: "older")), .void(reason: "rank 3 cannot deliver")].map { (decision: Decision) in
                 if case .commit(let commit) = decision { body(DecisionRecord(run: run, save: commit.save, decision)) } else { body(DecisionRecord(run: run, save: save, decision)) }
@@ -89,7 +111,7 @@ enum Seeds {
         case .verdict: [body(SettleVerdict(attempt: 17, restore: 3, ok: false, reason: "r"))]
         case .record: [Record.encode(manifest(rank: 0)), StepIndexFile.encode(catalog)]
         case .names:
-            text("llama", "1000/llama", "17-1200-1", "17-41", "rank-00003.safetensors", "rank-00003.crc", "rank-00003-\(String(repeating: "a", count: 32)).json",
+            text("llama", "1000/llama", "17-1200-1", "17-41", "rank-00003.safetensors", "rank-00003.safetensors.zst", "rank-00003.crc", "rank-00003-\(String(repeating: "a", count: 32)).json",
                  "17-1200-1.rank-00003.replicas.crc", "17-1200-1.pin", "layout-\(String(repeating: "b", count: 32)).json", "000017.json", "restore-3.json",
                  "settled-3-node-1.json", "have-node-1.json", ".saving-17-1200-1", "step-1200.17-41", ".gone-1700000000.17-1200-1")
         case .configuration:
@@ -98,7 +120,7 @@ enum Seeds {
                 pool: {size: 4GiB, chunk: 8MiB, lock: auto}
                 tiers:
                   local: {paths: [/a, /b], reserve: 1GiB, shared: false, io: auto, direct: auto}
-                  global: {path: /c, compression: none}
+                  global: {path: /c, compression: none, compressionThreads: 2}
                 retention: {local: {keep: 2, keepPeriod: null}, global: {keep: 5, keepPeriod: 1000}}
                 operators: {users: [root], groups: [cairn-ops]}
                 files: {mode: "0640", group: null}

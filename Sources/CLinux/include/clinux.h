@@ -47,6 +47,7 @@ int cairn_memfd(const char *name);
 int cairn_add_seals(int fd, int set);
 int cairn_seals(int fd);
 int cairn_populate(void *address, size_t bytes);
+void cairn_discard(void *address, size_t bytes);
 int cairn_huge_pages(void *address, size_t bytes);
 ssize_t cairn_read_process(pid_t pid, void *to, size_t bytes, const struct iovec *pieces, unsigned count);
 int cairn_eventfd(void);
