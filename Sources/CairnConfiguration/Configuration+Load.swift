@@ -137,18 +137,14 @@ extension Configuration.LocalTier {
 
 extension Configuration.GlobalTier {
     static func read(_ tiers: Section) throws(ConfigurationError) -> Self? {
-        guard let section = try tiers.section("global", known: ["path", "compression", "io", "direct"],
+        guard let section = try tiers.section("global", known: ["path", "compression", "compressionThreads", "io", "direct"],
                                               emptyAllowed: false) else { return nil }
         guard let path = try section.value("path", expected: Configuration.pathSyntax, parse: Configuration.absolutePath) else {
             throw section.error(.missing, "expected 'path' in tiers.global, found none")
         }
         var tier = Self(path: path)
-        let wanted = try section.value("compression", expected: "none") { $0 }
-        if let wanted, ["zstd", "auto"].contains(wanted) {
-            throw section.error(.badValue, at: "compression",
-                                "expected none for tiers.global.compression, found '\(wanted)', which this version does not have")
-        }
         tier.compression = try section.choice("compression") ?? tier.compression
+        tier.compressionThreads = try section.count("compressionThreads", in: 1...32) ?? tier.compressionThreads
         tier.io = try section.choice("io") ?? tier.io
         tier.direct = try section.choice("direct") ?? tier.direct
         return tier

@@ -57,6 +57,8 @@ public struct Configuration: Equatable, Sendable {
     public struct GlobalTier: Equatable, Sendable {
         public var path: String
         public var compression = Compression.none
+        /// Threads of the tier's worker that compress; they are nice.
+        public var compressionThreads = 2
         public var io = IO.auto
         public var direct = Direct.auto
         public init(path: String) { self.path = path }
@@ -66,7 +68,8 @@ public struct Configuration: Equatable, Sendable {
     public enum IO: String, CaseIterable, Sendable { case auto, ioUring = "io_uring", threads }
     /// O_DIRECT; `auto` falls back to buffered I/O where a filesystem refuses it.
     public enum Direct: String, CaseIterable, Sendable { case auto, on, off }
-    public enum Compression: String, CaseIterable, Sendable { case none }
+    /// `zstd`: every file is stored as frames with a seek table; `auto`: where measured ratio and bandwidth say that it pays.
+    public enum Compression: String, CaseIterable, Sendable { case none, zstd, auto }
 
     public struct Retention: Equatable, Sendable {
         public var local = RetentionRule(keep: 2)

@@ -220,11 +220,11 @@ extension TierReply {
     /// The request's id; nil for what a worker says of itself.
     public var id: Int? {
         switch self {
-        case .ready, .startFailed, .gone: nil
+        case .ready, .startFailed, .gone, .stored: nil
         case .done(let id), .failed(let id, _), .attempt(let id, _), .decision(let id, _), .missing(let id, _),
              .choice(let id, _, _, _, _, _), .verdict(let id, _, _), .index(let id), .filled(let id, _, _), .loaded(let id, _),
              .sidecars(let id, _, _), .steps(let id, _), .runs(let id, _), .verifyProgress(let id, _), .removed(let id, _),
-             .scanned(let id, _), .space(let id, _), .leftovers(let id, _, _), .branched(let id, _, _): id
+             .scanned(let id, _), .space(let id, _), .leftovers(let id, _, _), .branched(let id, _, _), .compressed(let id, _): id
         }
     }
 }

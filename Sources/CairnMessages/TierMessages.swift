@@ -6,6 +6,16 @@ import CairnModel
 public enum TierForm: String, Codable, Sendable { case committing, beside }
 public enum Preference: String, Codable, Sendable { case auto, on, off }
 
+/// What a tier that commits does with the files that it writes; it reads every form, whatever this says.
+public struct CompressionSetting: Hashable, Codable, Sendable {
+    /// `auto`: each file as the worker finds that it pays.
+    public enum Method: String, Codable, Sendable { case none, zstd, auto }
+    public var method: Method
+    /// That compress at once.
+    public var threads: Int
+    public init(_ method: Method = .none, threads: Int = 1) { self.method = method; self.threads = threads }
+}
+
 public struct TierStart: Codable, Sendable {
     public var tier: Tier
     public var form: TierForm
@@ -33,12 +43,13 @@ public struct TierStart: Codable, Sendable {
     public var reserveBytes: Int
     public var fileMode: UInt32
     public var group: String?
+    public var compression: CompressionSetting
     public init(tier: Tier, form: TierForm, paths: [String], instance: String, isRestart: Bool = false, node: String, pool: PoolShape, bufferSlots: Int, exclusive: Bool, depth: Int,
-                ring: Preference, direct: Preference, reserveBytes: Int, fileMode: UInt32, group: String?) {
+                ring: Preference, direct: Preference, reserveBytes: Int, fileMode: UInt32, group: String?, compression: CompressionSetting = CompressionSetting()) {
         self.tier = tier; self.form = form; self.paths = paths; self.instance = instance; self.isRestart = isRestart
         self.node = node; self.pool = pool
         self.bufferSlots = bufferSlots; self.exclusive = exclusive; self.depth = depth; self.ring = ring; self.direct = direct
-        self.reserveBytes = reserveBytes; self.fileMode = fileMode; self.group = group
+        self.reserveBytes = reserveBytes; self.fileMode = fileMode; self.group = group; self.compression = compression
     }
 }
 
@@ -192,6 +203,8 @@ public enum TierRequest: Codable, Sendable {
     case freeBuffers(slots: [Int])
 
     // Housekeeping.
+    /// Which ranks' files of a committed step are stored as frames: one listing. -> compressed
+    case compressed(id: Int, ref: StepRef)
     /// -> steps (committing: committed steps; beside: saves held here with a commit's copy)
     case list(id: Int, run: RunKey)
     /// -> runs
@@ -279,6 +292,20 @@ public struct VerifyProgress: Hashable, Codable, Sendable {
     }
 }
 
+/// How a file was stored on a tier that may compress, and what made it so.
+public struct CompressionReport: Hashable, Codable, Sendable {
+    public var isCompressed: Bool
+    public var plainBytes: Int, storedBytes: Int
+    /// With `auto`: what frames take of the plain bytes, as measured or estimated, of this file or the one before.
+    public var share: Double?
+    /// Plain bytes a second that all threads compress, bytes a second that the tier writes; nil: not measured yet.
+    public var compressedPerSecond: Double?, writtenPerSecond: Double?
+    public init(isCompressed: Bool, plainBytes: Int, storedBytes: Int, share: Double?, compressedPerSecond: Double?, writtenPerSecond: Double?) {
+        self.isCompressed = isCompressed; self.plainBytes = plainBytes; self.storedBytes = storedBytes; self.share = share
+        self.compressedPerSecond = compressedPerSecond; self.writtenPerSecond = writtenPerSecond
+    }
+}
+
 public enum TierReply: Codable, Sendable {
     /// `ring`: io_uring is used; `direct`: O_DIRECT is. `notes` say once what was refused and why.
     case ready(ring: Bool, direct: Bool, notes: [String])
@@ -309,6 +336,9 @@ public enum TierReply: Codable, Sendable {
     case steps(id: Int, [StepSummary])
     case runs(id: Int, [RunSummary])
     case verifyProgress(id: Int, VerifyProgress)
+    /// Without a request, after each file that a tier with a compression published.
+    case stored(CompressionReport)
+    case compressed(id: Int, ranks: [Int])
     case removed(id: Int, [CommitSequence])
     case scanned(id: Int, [FoundRankSave])
     case space(id: Int, [PathSpace])

@@ -30,14 +30,15 @@ struct BadBlock: Sendable {
 }
 
 struct BlockReader {
-    private struct Completed: Sendable { let range: Int, slot: Int, failure: PositionedFailure? }
+    private struct Completed: Sendable { let range: Int, slot: Int, failure: ChunkFailure? }
 
     let engine: any DataEngine
+    let frames: FrameReading
     let map: MemoryMap
     let slots: BufferSlots
 
-    /// `handle` gets each range (its position) with its slot and what is wrong with it, in the order in which reads complete; true if it keeps the
-    /// slot. When it throws, the reads under way are waited for, since the kernel still writes into their slots.
+    /// Ranges of a file that is stored as frames begin with a chunk. `handle` gets each range (its position) with its slot and what is wrong with
+    /// it, in the order in which reads complete; true if it keeps the slot. When it throws, the reads under way are waited for, since the kernel still writes into their slots.
     func read(_ ranges: [BlockRange], file: (Int) throws -> RankFile,
               handle: (_ range: Int, _ slot: Int, [BadBlock]) throws -> Bool) throws {
         let completed = WorkQueue<Completed>(capacity: slots.count + 1)
@@ -73,17 +74,24 @@ struct BlockReader {
     }
 
     private func submit(_ range: BlockRange, index: Int, slot: Int, _ file: RankFile, _ completed: WorkQueue<Completed>) {
+        if let table = file.frames {
+            precondition(range.firstBlock.isMultiple(of: Sizes.blocksPerChunk), "a range within a frame")
+            return frames.read(file, table, chunk: range.firstBlock / Sizes.blocksPerChunk, to: map, at: slot * Sizes.chunkBytes) {
+                completed.push(Completed(range: index, slot: slot, failure: $0))
+            }
+        }
         let least = range.bytes(in: file)
         engine.submit(DataOperation(kind: .read, file: file.descriptor, path: file.path, map: map, mapOffset: slot * Sizes.chunkBytes,
                                     fileOffset: range.fileOffset, bytes: DataOperation.padded(least, direct: file.direct), least: least,
-                                    direct: file.direct) { completed.push(Completed(range: index, slot: slot, failure: $0)) })
+                                    direct: file.direct) { completed.push(Completed(range: index, slot: slot, failure: $0.map { .read($0) })) })
     }
 
     private func check(_ range: BlockRange, _ file: RankFile, _ done: Completed) throws -> [BadBlock] {
         switch done.failure {
         case nil: break
-        case .truncated(_, let offset)?: return [BadBlock(path: file.path, block: offset / Sizes.blockBytes, reason: "the file ends at byte \(offset)")]
-        case .failed(let failure)?:
+        case .frame(let reason)?: return [BadBlock(path: file.path, block: range.firstBlock, reason: reason)]
+        case .read(.truncated(_, let offset))?: return [BadBlock(path: file.path, block: offset / Sizes.blockBytes, reason: "the file ends at byte \(offset)")]
+        case .read(.failed(let failure))?:
             // A medium that cannot read a block says EIO: for the reader it is a bad block like any other.
             guard failure.errno == IOFailure.inputOutput else { throw failure }
             return [BadBlock(path: file.path, block: range.firstBlock, reason: "\(failure)")]

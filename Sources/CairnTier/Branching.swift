@@ -103,7 +103,12 @@ final class Branching: Sendable {
         try folders.makeFolders(folders.first, folder)
         let commit = source.commit
         let rows = try StepRows.all(folders.first, folder: source.folder, commit)
-        let names = rows.flatMap { [Names.data(rank: $0.rank), Names.checksums(rank: $0.rank), $0.name] } + [commit.layoutFile, commit.manifestsFile]
+        let present = Set(try folders.names(folders.first, source.folder).map(\.name))
+        let names = rows.flatMap { row in
+            // In the form that its manifest says; seldom both lie there.
+            let data = Names.data(rank: row.rank), forms = [data, Names.compressed(data)].filter(present.contains)
+            return (forms.isEmpty ? [data] : forms) + [Names.checksums(rank: row.rank), row.name]
+        } + [commit.layoutFile, commit.manifestsFile]
         // By its descriptor, so that nothing unfinished is left in it if another daemon gives it its last name meanwhile.
         let into = try Files.openFolder(folders.first.folder, folder)
         _ = try concurrently(names.count, threads: TierLimits.commitThreads) { [self] index in

@@ -14,7 +14,7 @@ final class BufferSlots: Sendable {
     func tryTake() -> Int? { state.update { $0.isClosed ? nil : $0.free.popLast() } }
 
     /// Nil when none came free in time, or at the worker's end.
-    func take(timeoutMilliseconds: Int) -> Int? {
+    func take(timeoutMilliseconds: Int?) -> Int? {
         let result: Int?? = state.wait(timeoutMilliseconds: timeoutMilliseconds) { state -> Int?? in
             if state.isClosed { return .some(nil) }
             return state.free.popLast().map { .some($0) }

@@ -106,7 +106,8 @@ struct CommitCheck: Sendable {
         guard manifest.runKey == run, manifest.save == save, manifest.rank == rank, manifest.worldSize == worldSize else {
             throw Unsound(reason: "rank \(rank): its manifest is of run \(manifest.runKey), save \(manifest.save), rank \(manifest.rank) of \(manifest.worldSize)")
         }
-        guard case .manifest(rank, let digest)? = Names.rankFile(name), Record.nameDigest(bytes) == digest else {
+        let row = ManifestRow(rank: rank, fileBytes: manifest.fileBytes, digest: manifest.rowDigest(bytes) ?? "", contentDigest: manifest.contentDigest)
+        guard row.name == name else {
             throw Unsound(reason: "rank \(rank): the manifest '\(name)' is not what its name says")
         }
         // Said by each, compared here: a list of all ranks is not kept for each of them.
@@ -122,7 +123,6 @@ struct CommitCheck: Sendable {
         }
         guard manifest.matches(checksumFile: crc) else { throw Unsound(reason: "rank \(rank): its checksum file is not the one its manifest names") }
         let (table, shared) = try header(manifest, root)
-        let row = ManifestRow(rank: rank, fileBytes: manifest.fileBytes, digest: Record.digest(bytes) ?? "", contentDigest: manifest.contentDigest)
         let part = Part(row: row, name: name, previous: manifest.previous, manifest: rank == 0 ? manifest : nil, table: known.kinds.place(table), shared: shared)
         known.keep(part, bytesLimit: TierLimits.aheadBytes)
         return part
@@ -130,8 +130,11 @@ struct CommitCheck: Sendable {
 
     private func header(_ manifest: Manifest, _ root: TierRoot) throws -> (RankTable, [SharedObject]) {
         let rank = manifest.rank, name = Names.data(rank: rank)
-        let parsed: ParsedHeader, file: Descriptor
-        do { (parsed, file) = try Self.open(root, name, fileBytes: manifest.fileBytes) } catch {
+        let parsed: ParsedHeader, file: SmallReads
+        do {
+            file = try SmallReads(root, name, manifest)
+            parsed = try Self.header(file)
+        } catch {
             if let failure = error as? TierFailure, failure.kind == .corrupt || failure.kind == .missing { throw Unsound(reason: "rank \(rank): \(failure.text)") }
             throw error
         }
@@ -147,10 +150,10 @@ struct CommitCheck: Sendable {
         return (parsed.table, shared)
     }
 
-    private func crc(of stored: StoredObject, _ file: Descriptor, _ rank: Int) throws -> UInt32 {
+    private func crc(of stored: StoredObject, _ file: SmallReads, _ rank: Int) throws -> UInt32 {
         var crc: UInt32 = 0, at = 0
         while at < stored.object.bytes {
-            let piece = try PositionedIO.read(file, bytes: min(TierLimits.pieceBytes, stored.object.bytes - at), fileOffset: stored.fileOffset + at)
+            let piece = try file.read(min(TierLimits.pieceBytes, stored.object.bytes - at), at: stored.fileOffset + at)
             guard !piece.isEmpty else { throw Unsound(reason: "rank \(rank): its file ends within object '\(stored.object.name)'") }
             crc = Checksum.crc32c(seed: crc, piece)
             at += piece.count
@@ -174,26 +177,15 @@ struct CommitCheck: Sendable {
         }
     }
 
-    /// A rank's file by its header, whose size must be what the manifest says.
-    static func header(_ root: TierRoot, _ path: String, fileBytes: Int) throws -> ParsedHeader { try open(root, path, fileBytes: fileBytes).header }
-
-    private static func open(_ root: TierRoot, _ path: String, fileBytes: Int) throws -> (header: ParsedHeader, file: Descriptor) {
-        let file: Descriptor
-        do { file = try Files.open(root.folder, path, flags: .read) } catch {
-            throw error.isOfThisFile ? TierFailure.corrupt(root.absolute(path), error) : TierFailure(error)
-        }
-        let size = try Files.stat(file).bytes
-        guard size == fileBytes else {
-            throw TierFailure(kind: .corrupt, text: "'\(root.absolute(path))' has \(size) bytes, not \(fileBytes)", path: root.absolute(path))
-        }
+    static func header(_ file: SmallReads) throws -> ParsedHeader {
         // Most headers are that small: one read then is enough.
-        var prefix = try PositionedIO.read(file, bytes: min(size, TierLimits.headerGuessBytes), fileOffset: 0, path: path)
+        var prefix = try file.read(min(file.bytes, TierLimits.headerGuessBytes), at: 0)
         do {
-            let bytes = try FileHeader.headBytes(first8: Array(prefix.prefix(8)), fileBytes: size)
-            if bytes > prefix.count { prefix = try PositionedIO.read(file, bytes: bytes, fileOffset: 0, path: path) } else { prefix.removeLast(prefix.count - bytes) }
-            return (try FileHeader.parse(prefix: prefix, fileBytes: size), file)
+            let bytes = try FileHeader.headBytes(first8: Array(prefix.prefix(8)), fileBytes: file.bytes)
+            if bytes > prefix.count { prefix = try file.read(bytes, at: 0) } else { prefix.removeLast(prefix.count - bytes) }
+            return try FileHeader.parse(prefix: prefix, fileBytes: file.bytes)
         } catch {
-            if let header = error as? FileHeaderError { throw TierFailure.corrupt(root.absolute(path), header) }
+            if let header = error as? FileHeaderError { throw TierFailure.corrupt(file.path, header) }
             throw error
         }
     }

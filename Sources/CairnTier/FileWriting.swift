@@ -1,5 +1,6 @@
 // A rank's file from its temporary name to its published one.
 //   create    temporary name, exact room; write… chunks, O_DIRECT where the filesystem takes it
+//             a tier that compresses: frames, packed in order (PackedFile), or chunks as the file turns out (Compressing)
 //   publish   exact size, fsync, link of the file, then `.crc`, then the manifest, each by link; fsync of the folder
 // (1) A manifest stands only beside the whole, synced file that it describes.
 // (2) A taken name is accepted only if what stands there is the same: equal `.crc`, else every block is read and checked.
@@ -14,11 +15,14 @@ final class FileWriting: Sendable {
     private let engine: any DataEngine
     private let memory: TierMemory
     private let replies: Replies
+    /// Nil: files are plain.
+    private let compressing: Compressing?
     private let files = Monitor<[Int: OutFile]>([:])
     private let turn = Monitor(0)
 
-    init(_ folders: TierFolders, engine: any DataEngine, memory: TierMemory, replies: Replies) {
+    init(_ folders: TierFolders, engine: any DataEngine, memory: TierMemory, replies: Replies, compressing: Compressing? = nil) {
         self.folders = folders
+        self.compressing = compressing
         self.engine = engine
         self.memory = memory
         self.replies = replies
@@ -126,6 +130,9 @@ final class FileWriting: Sendable {
             let opened = try file.usable()
             let source = try memory.source(write.source)
             precondition(write.bytes > 0 && write.bytes <= Sizes.chunkBytes, "a chunk of \(write.bytes) bytes")
+            if let compressing {
+                return compressing.submit(Compressing.Job(write: write, file: file, opened: opened, chunk: Compressing.Chunk(map: source.map, offset: source.offset, bytes: write.bytes)))
+            }
             let bytes = DataOperation.padded(write.bytes, direct: opened.root.direct)
             engine.submit(DataOperation(
                 kind: .write, file: opened.descriptor, path: opened.root.absolute(opened.path), map: source.map, mapOffset: source.offset,
@@ -153,8 +160,9 @@ final class FileWriting: Sendable {
         let file = try file(number)
         let opened = try file.usable()
         do {
-            try publish(file, opened, manifestName, manifest, checksums)
+            let storedBytes = try publish(file, opened, manifestName, manifest, checksums)
             files.withLock { $0[number] = nil }
+            compressing?.published(file, storedBytes: storedBytes, isCompressed: file.frames != nil)
         } catch {
             var failure = TierFailure(error)
             // The folder is gone: the save was decided and renamed without this file.
@@ -166,45 +174,66 @@ final class FileWriting: Sendable {
         }
     }
 
-    private func publish(_ file: OutFile, _ opened: OutFile.Opened, _ manifestName: String, _ manifest: [UInt8], _ checksums: [UInt8]) throws {
+    private func publish(_ file: OutFile, _ opened: OutFile.Opened, _ manifestName: String, _ manifest: [UInt8], _ checksums: [UInt8]) throws -> Int {
         let root = opened.root, rank = file.key.rank, save = file.key.save, beside = folders.start.form == .beside
         guard case .manifest(rank, let digest)? = Names.rankFile(manifestName), Record.nameDigest(manifest) == digest else {
             throw TierFailure(kind: .invalid, text: "'\(manifestName)' is not the name of rank \(rank)'s manifest")
         }
         let crcs: [UInt32]
         do { crcs = try BlockChecksums.decode(checksums, fileBytes: file.bytes) } catch { throw TierFailure(kind: .invalid, text: "\(error)") }
-        try Files.truncate(opened.descriptor, bytes: file.bytes)
-        try Files.sync(opened.descriptor, root.absolute(opened.path))
+        var compression: Manifest.Compression?
+        if let frames = file.frames {
+            let packed = try frames.finish()
+            compression = .zstd(storedBytes: packed.bytes, table: packed.table)
+        }
+        try Files.truncate(opened.descriptor, bytes: compression?.storedBytes ?? file.bytes)
+        try synced(opened)
 
         let data = beside ? Names.besideData(save, rank: rank) : Names.data(rank: rank)
         let crc = beside ? Names.besideChecksums(save, rank: rank) : Names.checksums(rank: rank)
-        let record = beside ? Names.besideManifest(save, rank: rank, digest: digest) : manifestName
-        do { try Files.link(root.folder, from: opened.path, to: "\(opened.folder)/\(data)") } catch {
-            // Taken, or an unclear answer: what stands there decides.
-            guard try Files.statIfPresent(root.folder, "\(opened.folder)/\(data)") != nil else { throw error }
-            try accept(root, "\(opened.folder)/\(data)", "\(opened.folder)/\(crc)", file.bytes, checksums, crcs)
+        let standing = Standing(root: root, folder: opened.folder, data: data, crc: crc, bytes: file.bytes, checksums: checksums, crcs: crcs)
+        let isCompressed = compression != nil
+        if compressing != nil, try standing.isSound(isCompressed: !isCompressed) {
+            // The other form of it, by a worker before this one.
+            compression = try standing.accept(isCompressed: !isCompressed)
+        } else {
+            let name = "\(opened.folder)/\(standing.name(isCompressed: isCompressed))"
+            do { try Files.link(root.folder, from: opened.path, to: name) } catch {
+                // Taken, or an unclear answer: what stands there decides.
+                guard try Files.statIfPresent(root.folder, name) != nil else { throw error }
+                compression = try standing.accept(isCompressed: isCompressed)
+            }
         }
         try folders.unlinkIfPresent(root, opened.path)
         try folders.publishExactly(root, opened.folder, crc, checksums)
-        try folders.publishExactly(root, opened.folder, record, manifest)
+        try publishManifest(root, opened.folder, beside ? Names.besideManifest(save, rank: rank, digest: digest) : manifestName, manifest, compression, standing)
+        return compression?.storedBytes ?? file.bytes
     }
 
-    private func accept(_ root: TierRoot, _ path: String, _ crcPath: String, _ bytes: Int, _ checksums: [UInt8], _ crcs: [UInt32]) throws {
-        func taken(_ reason: String) -> TierFailure {
-            TierFailure(kind: .corrupt, text: "'\(root.absolute(path))' stands there and \(reason)", path: root.absolute(path))
+    /// `manifest`: the record as it is where the file is plain; it has its name and its row in either form.
+    private func publishManifest(_ root: TierRoot, _ folder: String, _ name: String, _ manifest: [UInt8], _ compression: Manifest.Compression?,
+                                 _ standing: Standing) throws {
+        var record = manifest
+        if let compression {
+            var said = try folders.decode(Manifest.self, manifest, root, "\(folder)/\(name)")
+            said.compression = compression
+            record = Record.encode(said)
+            precondition(said.rowDigest(record) == Record.digest(manifest), "the manifest of a file of frames is not that of the plain file")
         }
-        guard try Files.stat(root.folder, path).bytes == bytes else { throw taken("has another size") }
-        if let standing = try? Files.readAll(root.folder, crcPath, limit: checksums.count) {
-            guard standing == checksums else { throw taken("has other checksums") }
-            return
+        guard case .stood(let stood) = try folders.publish(root, folder, name, record) else { return }
+        // A worker before this one stored the file in the other form, and had got as far as its manifest.
+        let other = try folders.decode(Manifest.self, stood, root, "\(folder)/\(name)")
+        guard other.rowDigest(stood) == Record.digest(manifest), other.isCompressed != (compression != nil),
+              try standing.accept(isCompressed: other.isCompressed) == other.compression else {
+            throw TierFailure(kind: .corrupt, text: "'\(root.absolute(folder))/\(name)' stands there with other bytes", path: "\(root.absolute(folder))/\(name)")
         }
-        // Its worker ended between the two links: only its bytes can say.
-        let file = try Files.open(root.folder, path, flags: .read)
-        for (block, crc) in crcs.enumerated() {
-            let part = try PositionedIO.read(file, bytes: min(Sizes.blockBytes, bytes - block * Sizes.blockBytes), fileOffset: block * Sizes.blockBytes, path: path)
-            guard Checksum.crc32c(part) == crc else { throw taken("has other bytes in block \(block)") }
-        }
-        try Files.sync(file, root.absolute(path))
+    }
+
+    /// Its time counts as writing's.
+    private func synced(_ opened: OutFile.Opened) throws {
+        compressing?.speed.begin()
+        defer { compressing?.speed.end(bytes: 0) }
+        try Files.sync(opened.descriptor, opened.root.absolute(opened.path))
     }
 
     // MARK: abandon

@@ -6,6 +6,7 @@ import CairnStore
 
 struct Loader {
     let engine: any DataEngine
+    let frames: FrameReading
     let memory: TierMemory
     let slots: BufferSlots
     let replies: Replies
@@ -13,9 +14,12 @@ struct Loader {
     /// `filled` for each slot, its payload telling what to copy where; gives where the boxes are.
     func load(id: Int, step: StepFiles, boxes: [Box], segments: [LeaseSegment]) throws -> [PlacedPiece] {
         let plan = try LoadPlan.make(catalog: step.catalog, boxes: boxes, segments: segments)
-        let ranges = try Self.ranges(plan.runs) { try step.file($0).bytes }
+        let ranges = try Self.ranges(plan.runs) { rank in
+            let file = try step.file(rank)
+            return (file.bytes, file.frames != nil)
+        }
         let members = Self.members(plan.runs, ranges)
-        let reader = BlockReader(engine: engine, map: memory.buffer, slots: slots)
+        let reader = BlockReader(engine: engine, frames: frames, map: memory.buffer, slots: slots)
         try reader.read(ranges, file: step.file) { index, slot, bad in
             if let bad = bad.first { throw bad.failure }
             let words = Self.copies(plan.runs, members[index], ranges[index], base: slot * Sizes.chunkBytes)
@@ -25,14 +29,17 @@ struct Loader {
         return plan.placed
     }
 
-    /// Reads that cover all runs: at most a chunk each, small gaps read along. Runs are in order of rank and offset.
-    static func ranges(_ runs: [LoadRun], fileBytes: (Int) throws -> Int) throws -> [BlockRange] {
+    /// Reads that cover all runs: at most a chunk each, small gaps read along. Runs are in order of rank and offset. Of a file of frames each
+    /// is one chunk, from its beginning.
+    static func ranges(_ runs: [LoadRun], file: (Int) throws -> (bytes: Int, isFrames: Bool)) throws -> [BlockRange] {
         var ranges: [BlockRange] = []
         for run in runs where run.bytes > 0 {
-            guard run.fileOffset + run.bytes <= (try fileBytes(run.rank)) else {
+            let (fileBytes, isFrames) = try file(run.rank)
+            guard run.fileOffset + run.bytes <= fileBytes else {
                 throw TierFailure(kind: .corrupt, text: "the layout of rank \(run.rank) reaches beyond its file")
             }
             var block = run.fileOffset / Sizes.blockBytes
+            if isFrames { block -= block % Sizes.blocksPerChunk }
             let last = (run.fileOffset + run.bytes - 1) / Sizes.blockBytes
             while block <= last {
                 if let range = ranges.last, range.rank == run.rank {

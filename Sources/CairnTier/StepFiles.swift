@@ -10,13 +10,17 @@ struct RankFile: Sendable {
     let rank: Int
     let descriptor: Descriptor
     let path: String
+    /// Of the plain file.
     let bytes: Int
     let crcs: [UInt32]
     let direct: Bool
+    /// Nil: it is stored plain.
+    let frames: SeekTable?
 
     /// Where a rank's file and its records are, and what they must prove to be.
     struct Place: Sendable {
         let root: TierRoot
+        /// `data`: the plain file's name, which its manifest may say to go on with `.zst`.
         let data: String, checksums: String, manifest: String
         /// The manifest's digest in its row; nil where no commit is needed.
         let digest: String?
@@ -27,7 +31,7 @@ struct RankFile: Sendable {
     init(rank: Int, _ place: Place, folders: TierFolders) throws {
         let root = place.root
         let (manifest, record) = try folders.read(Manifest.self, root, place.manifest)
-        guard place.digest == nil || Record.digest(record) == place.digest, manifest.rank == rank, manifest.runKey == place.run, manifest.save == place.save else {
+        guard place.digest == nil || manifest.rowDigest(record) == place.digest, manifest.rank == rank, manifest.runKey == place.run, manifest.save == place.save else {
             throw TierFailure(kind: .corrupt, text: "'\(root.absolute(place.manifest))' is not the manifest that the commit names", path: root.absolute(place.manifest))
         }
         let checksums = try root.readFile(place.checksums, limit: BlockChecksums.fileBytes(blocks: manifest.blockCount))
@@ -35,16 +39,19 @@ struct RankFile: Sendable {
             throw TierFailure(kind: .corrupt, text: "'\(root.absolute(place.checksums))' is not the checksum file that the manifest names", path: root.absolute(place.checksums))
         }
         do { crcs = try BlockChecksums.decode(checksums, fileBytes: manifest.fileBytes) } catch { throw TierFailure.corrupt(root.absolute(place.checksums), error) }
-        path = root.absolute(place.data)
-        do { descriptor = try Files.open(root.folder, place.data, flags: root.direct ? [.read, .direct] : .read) } catch {
+        let data = manifest.isCompressed ? Names.compressed(place.data) : place.data
+        path = root.absolute(data)
+        do { descriptor = try Files.open(root.folder, data, flags: root.direct ? [.read, .direct] : .read) } catch {
             // A folder refuses O_DIRECT as no file of this tier does.
             guard error.isOfThisFile || error.errno == IOFailure.invalid else { throw error }
             throw TierFailure.corrupt(path, error)
         }
         let size = try Files.stat(descriptor).bytes
-        guard size == manifest.fileBytes else {
-            throw TierFailure(kind: .corrupt, text: "'\(path)' has \(size) bytes, not \(manifest.fileBytes)", path: path, block: min(size, manifest.fileBytes) / Sizes.blockBytes)
+        guard size == manifest.storedBytes else {
+            throw TierFailure(kind: .corrupt, text: "'\(path)' has \(size) bytes, not \(manifest.storedBytes)", path: path,
+                              block: manifest.isCompressed ? nil : min(size, manifest.fileBytes) / Sizes.blockBytes)
         }
+        frames = try SeekTable.read(root, data, manifest)
         self.rank = rank
         bytes = manifest.fileBytes
         direct = root.direct

@@ -91,7 +91,7 @@ final class StepReading: Sendable {
             }
             worldSize = manifest.worldSize
             if commit == nil, let own = manifest.metadata { metadata = own }
-            let header = try CommitCheck.header(part.root, place.data, fileBytes: manifest.fileBytes)
+            let header = try CommitCheck.header(try SmallReads(part.root, place.data, manifest))
             guard header.save == save, header.rank == Copies.rank(part.rank), header.layoutDigest == manifest.layoutDigest else {
                 throw TierFailure(kind: .corrupt, text: "'\(part.root.absolute(place.data))' and its manifest contradict each other", path: part.root.absolute(place.data))
             }
@@ -106,6 +106,15 @@ final class StepReading: Sendable {
         let index = StepIndex(step: save.step, sequence: commit?.sequence ?? ref.sequence, save: save, worldSize: worldSize, metadata: metadata, ranks: tables)
         let here = places
         return StepFiles(StepCatalog(index), folders: folders) { here[$0] }
+    }
+
+    /// Ranks of a committed step whose file is stored as frames; where both forms lie there, either may be read.
+    func compressed(_ ref: StepRef) throws -> [Int] {
+        guard folders.start.form == .committing else { return [] }
+        let files = Set(try folders.names(folders.first, steps.find(ref).folder).compactMap { Names.rankFile($0.name) })
+        return files.compactMap { file in
+            if case .compressed(let rank) = file, !files.contains(.data(rank: rank)) { rank } else { nil }
+        }.sorted()
     }
 
     // MARK: one rank's file, for reading back

@@ -60,4 +60,23 @@ enum TierLimits {
     static let attemptTries = 1000
     /// Numbers that a tier beside gives lie up to so many above what it knows: two of them meet once in so many launches during an outage.
     static let numbersBeside = 65_536
+    /// zstd's level: the fastest of the ordinary ones. On trained states level 3 takes longer and saves no more (Docs/compression.md).
+    static let compressionLevel = 1
+    /// Of the threads that compress: training goes first. Not more, or a busy node's chunks wait so long that the tier counts as stalled.
+    static let compressionNiceness = 10
+    /// With `auto`: a piece of so many bytes tells of its chunk, and so many pieces, of the chunks that wait then, of a rank's first file.
+    static let sampleBytes = 128 << 10
+    static let samplePieces = 16
+    /// A write speed is not taken from fewer bytes.
+    static let measuredBytes = 1 << 20
+    /// From so many writes in flight on, what they reach is what the tier can do; of fewer it may be more.
+    static let measuredDepth = 4.0
+    /// Ranks, of all runs, whose last file's share is remembered: a few numbers each.
+    static let rememberedShares = 4096
+    /// Threads that read frames and decompress them, each with a frame's buffer; a restore waits for them, so they are not nice.
+    static let frameThreads = 4
+    /// Buffers of frames that nobody used for so long give their memory back: beyond the pool a daemon takes next to none.
+    static let frameRestMilliseconds = 1_000
+    /// A frame's first bytes are read in pieces of this size when only its beginning is wanted.
+    static let framePieceBytes = 32 << 10
 }

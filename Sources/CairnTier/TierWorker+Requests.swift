@@ -111,17 +111,18 @@ extension TierWorker {
                 return (.index(id: id), StepIndexFile.encode(step.catalog))
             }
         case .load(let id, let ref, let boxes, let segments, let undecided):
-            answer(id, on: loads) { [reading, engine, memory, slots, replies] in
+            answer(id, on: loads) { [reading, engine, frames, memory, slots, replies] in
                 let step = try reading.files(ref, undecided: undecided)
-                let loader = Loader(engine: engine, memory: memory, slots: slots, replies: replies)
+                let loader = Loader(engine: engine, frames: frames, memory: memory, slots: slots, replies: replies)
                 return .loaded(id: id, placed: try loader.load(id: id, step: step, boxes: boxes, segments: segments))
             }
         case .freeBuffers(let freed): slots.give(freed)
+        case .compressed(let id, let ref): answer(id, on: records) { [reading] in .compressed(id: id, ranks: try reading.compressed(ref)) }
         case .list(let id, let run): answer(id, on: records) { [housekeeping] in .steps(id: id, try housekeeping.list(run)) }
         case .runs(let id): answer(id, on: records) { [housekeeping] in .runs(id: id, try housekeeping.runs()) }
         case .verify(let id, let ref):
-            answer(id, on: verifies) { [reading, engine, replies] in
-                try Verifier(engine: engine, replies: replies, folders: reading.folders).verify(id: id, try reading.written(ref))
+            answer(id, on: verifies) { [reading, engine, frames, replies] in
+                try Verifier(engine: engine, frames: frames, replies: replies, folders: reading.folders).verify(id: id, try reading.written(ref))
                 return .done(id: id)
             }
         case .pin(let id, let ref, let pinned):
@@ -152,17 +153,25 @@ extension TierWorker {
 
     /// One chunk of a published file into a slot that main assigned, each block checked.
     private func readBack(_ id: Int, _ key: RankSaveKey, chunk: Int, bytes: Int, slot: Int) {
-        answer(id, on: readBacks) { [reading, engine, memory] in
+        answer(id, on: readBacks) { [reading, engine, frames, memory] in
             let file = try reading.file(key)
             let first = chunk * Sizes.blocksPerChunk
             guard first < file.crcs.count, Sizes.bytes(ofChunk: chunk, fileBytes: file.bytes) == bytes, (slot + 1) * Sizes.chunkBytes <= memory.buffer.bytes else {
                 throw TierFailure(kind: .invalid, text: "chunk \(chunk) of \(bytes) bytes is not in the file of \(key)")
             }
             let done = WorkQueue<BufferRead>(capacity: 1)
-            engine.submit(DataOperation(kind: .read, file: file.descriptor, path: file.path, map: memory.buffer, mapOffset: slot * Sizes.chunkBytes,
-                                        fileOffset: chunk * Sizes.chunkBytes, bytes: DataOperation.padded(bytes, direct: file.direct), least: bytes,
-                                        direct: file.direct) { done.push(BufferRead(failure: $0)) })
-            if let failure = done.pop()?.failure { throw failure }
+            if let table = file.frames {
+                frames.read(file, table, chunk: chunk, to: memory.buffer, at: slot * Sizes.chunkBytes) { done.push(BufferRead(failure: $0)) }
+            } else {
+                engine.submit(DataOperation(kind: .read, file: file.descriptor, path: file.path, map: memory.buffer, mapOffset: slot * Sizes.chunkBytes,
+                                            fileOffset: chunk * Sizes.chunkBytes, bytes: DataOperation.padded(bytes, direct: file.direct), least: bytes,
+                                            direct: file.direct) { done.push(BufferRead(failure: $0.map { .read($0) })) })
+            }
+            switch done.pop()?.failure {
+            case nil: break
+            case .read(let failure)?: throw failure
+            case .frame(let reason)?: throw BadBlock(path: file.path, block: first, reason: reason).failure
+            }
             for block in first..<min(first + Sizes.blocksPerChunk, file.crcs.count) {
                 let crc = memory.buffer.crc32c(offset: slot * Sizes.chunkBytes + (block - first) * Sizes.blockBytes, bytes: file.bytes(ofBlock: block))
                 guard crc == file.crcs[block] else {
@@ -173,7 +182,7 @@ extension TierWorker {
         }
     }
 
-    private struct BufferRead: Sendable { let failure: PositionedFailure? }
+    private struct BufferRead: Sendable { let failure: ChunkFailure? }
 
     private func reply(_ id: Int, _ run: RunKey, _ looked: Looked, _ ranks: [Int]) throws -> (TierReply, [UInt8]) {
         switch looked {

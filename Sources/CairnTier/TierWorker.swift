@@ -4,6 +4,7 @@
 //   thread          owns
 //   receiving       the channel's reading end; hands writes to the data engine, everything else to the threads below
 //   data engine     the ring, or its pread/pwrite threads; the bytes of chunks in flight
+//   zstd, frame     the chunk that they compress, and the frame that they read
 //   files, records  one request at a time each
 //   ahead           reads of saves that lack ranks, behind their answers
 //   read back, loads, verify   wait for reads and for slots of the read buffer
@@ -54,6 +55,9 @@ final class TierWorker: Sendable {
     let engine: any DataEngine
     let memory: TierMemory
     let slots: BufferSlots
+    let frames: FrameReading
+    /// Nil: this tier's files are plain.
+    let compressing: Compressing?
     let writing: FileWriting
     let attempts: Attempts
     let decisions: Decisions
@@ -78,7 +82,9 @@ final class TierWorker: Sendable {
             channel.shutdown()                                  // the receiving thread then ends the worker; main starts another
         } : try ThreadEngine(threads: start.depth)
         slots = BufferSlots(count: start.bufferSlots)
-        writing = FileWriting(folders, engine: engine, memory: memory, replies: replies)
+        frames = FrameReading()
+        compressing = try Compressing(start, engine: engine, replies: replies)
+        writing = FileWriting(folders, engine: engine, memory: memory, replies: replies, compressing: compressing)
         beside = BesideFiles(folders)
         attempts = Attempts(folders, beside: beside)
         decisions = Decisions(folders)
@@ -111,6 +117,8 @@ final class TierWorker: Sendable {
 
     func stop() {
         slots.close()
+        compressing?.close()
+        frames.close()
         let pools = [files, records, readBacks, loads, verifies, aheads]
         for pool in pools { pool.close() }
         let deadline = Clock.monotonicNanoseconds() + TierLimits.stopMilliseconds * 1_000_000

@@ -6,13 +6,14 @@ import CairnStore
 
 struct Verifier {
     let engine: any DataEngine
+    let frames: FrameReading
     let replies: Replies
     let folders: TierFolders
 
     func verify(id: Int, _ step: WrittenStep) throws {
         let total = step.files.reduce(0) { $0 + $1.bytes }
         let map = try MemoryMap(anonymous: TierLimits.verifySlots * Sizes.chunkBytes)
-        let reader = BlockReader(engine: engine, map: map, slots: BufferSlots(count: TierLimits.verifySlots))
+        let reader = BlockReader(engine: engine, frames: frames, map: map, slots: BufferSlots(count: TierLimits.verifySlots))
         var done = 0, told = 0
         func tell(_ rank: Int, bad: BadBlock? = nil) {
             told = done

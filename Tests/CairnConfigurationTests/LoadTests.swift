@@ -21,7 +21,7 @@ import Testing
             pool: {size: 256MiB, chunk: 8MiB, lock: false}
             tiers:
               local: {paths: [/a/x, /b/x/], reserve: 3GiB, shared: true, io: threads, direct: off}
-              global: {path: //pfs//cairn, compression: none, io: io_uring, direct: on}
+              global: {path: //pfs//cairn, compression: auto, compressionThreads: 3, io: io_uring, direct: on}
             retention: {local: {keep: 1, keepPeriod: 7}, global: {keep: 9, keepPeriod: 1000}}
             operators: {users: [root, ops], groups: ["1000"]}
             files: {mode: "0660", group: ml}
@@ -37,6 +37,8 @@ import Testing
         local.io = .threads
         local.direct = .off
         var global = Configuration.GlobalTier(path: "/pfs/cairn")
+        global.compression = .auto
+        global.compressionThreads = 3
         global.io = .ioUring
         global.direct = .on
         expected.tiers = .init(local: local, global: global)

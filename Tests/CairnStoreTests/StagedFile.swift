@@ -8,13 +8,16 @@ import CairnStore
 struct StagedFile {
     let key: RankSaveKey, plan: FilePlan, layout: Layout, bytes: [UInt8], worldSize: Int
 
-    init(_ shards: [Shard], objects: [(ObjectInfo, [UInt8])] = [], run: RunKey = testRun, save: SaveID, rank: Int = 0, worldSize: Int = 1, seed: UInt64 = 1) throws {
+    /// `content`: of the tensors, instead of random bytes.
+    init(_ shards: [Shard], objects: [(ObjectInfo, [UInt8])] = [], run: RunKey = testRun, save: SaveID, rank: Int = 0, worldSize: Int = 1, seed: UInt64 = 1,
+         content: [UInt8]? = nil) throws {
         key = RankSaveKey(run: run, save: save, rank: rank)
         layout = try Layout.make(shards: shards, rank: rank, worldSize: worldSize)
         plan = try FileHeader.make(layout: layout, objects: objects.map(\.0), run: run, save: save, rank: rank, worldSize: worldSize)
         var generator = SeededGenerator(seed: seed &+ UInt64(rank) &* 1000)
         var bytes = plan.headerBytes
         bytes.reserveCapacity(plan.fileBytes + 8)
+        if let content { bytes += content }
         while bytes.count < plan.dataStart + layout.dataBytes {
             let word = generator.next()
             for shift in stride(from: UInt64(0), to: 64, by: 8) { bytes.append(UInt8(truncatingIfNeeded: word >> shift)) }

@@ -45,12 +45,15 @@ final class TierHarness {
     private let thread: Thread
     private var nextID = 1
     private var received: [(TierReply, [UInt8])] = []
+    /// How files were stored on a tier that may compress.
+    private(set) var stored: [CompressionReport] = []
     private(set) var notes: [String] = []
     private(set) var ring = false, direct = false
     private(set) var startFailure: TierFailure?
 
     init(_ paths: [String], form: TierForm = .committing, tier: Tier = .global, mode: TierMode = TierMode(), instance: String = Entropy.hex(bytes: 4),
-         node: String = "n1", reserve: Int = 0, messageBytes: Int = IOLimits.frameBytes) throws {
+         node: String = "n1", reserve: Int = 0, messageBytes: Int = IOLimits.frameBytes,
+         compression: CompressionSetting = CompressionSetting()) throws {
         let shape = PoolShape(slots: slots)
         let memory = try SharedMemory.create(name: "pool", bytes: shape.bytes(ofSegment: 0))
         pool = try memory.map(writable: true)
@@ -60,7 +63,7 @@ final class TierHarness {
         queue = try FrameQueue(mine)
         thread = try Threads.spawn(name: "tier") { _ = runTierWorker(channel: its, asProcess: false, messageBytes: messageBytes) }
         try send(.start(TierStart(tier: tier, form: form, paths: paths, instance: instance, node: node, pool: shape, bufferSlots: bufferSlots, exclusive: tier == .local, depth: 8,
-                                  ring: mode.ring, direct: mode.direct, reserveBytes: reserve, fileMode: 0o640, group: nil)),
+                                  ring: mode.ring, direct: mode.direct, reserveBytes: reserve, fileMode: 0o640, group: nil, compression: compression)),
                  descriptors: [memory.descriptor, buffer.descriptor])
         switch try next().0 {
         case .ready(let ring, let direct, let notes): (self.ring, self.direct, self.notes) = (ring, direct, notes)
@@ -86,7 +89,10 @@ final class TierHarness {
         while received.isEmpty {
             try #require(Clock.monotonicNanoseconds() < deadline, "no reply of the tier worker")
             _ = UnixSocket.waitReadable(queue.socket, timeoutMilliseconds: 1000)
-            for frame in try queue.readable() { received.append((try MessageCoding.decode(TierReply.self, from: frame.json), frame.payload)) }
+            for frame in try queue.readable() {
+                let reply = try MessageCoding.decode(TierReply.self, from: frame.json)
+                if case .stored(let file) = reply { stored.append(file) } else { received.append((reply, frame.payload)) }
+            }
             if received.isEmpty { try #require(!queue.isClosed, "the tier worker ended") }
         }
         return received.removeFirst()

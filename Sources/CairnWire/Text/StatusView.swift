@@ -61,6 +61,7 @@ public struct StatusView {
                            Table.Cell(HumanSize.short(folder.totalBytes)), Table.Cell(first ? HumanSize.short(tier.queuedBytes) : ""),
                            Table.Cell(first ? HumanSize.short(tier.writtenBytes) : ""), Table.Cell(folder.path)])
             }
+            if tier.compression != "none" { remarks += "\(tier.tier): compression \(Table.printable(tier.compression))\n" }
             if let reason = tier.reason {
                 remarks += "\(tier.tier): \(Table.printable(reason))\(tier.remedy.map { "; " + Table.printable($0) } ?? "")\n"
             }

@@ -93,7 +93,7 @@ extension Daemon {
                 switch result {
                 case .failure(let error): context.fail(error)
                 case .success(let index):
-                    heldBeside(run) { [unowned self] local in
+                    heldBeside(run) { [unowned self] local in compressedRanks(run, summary) { [unowned self] compressed in
                         var tiers = [engine.committing.rawValue]
                         if local.contains(summary.save) { tiers.insert(Tier.local.rawValue, at: 0) }
                         let folder = stepFolder(run, summary)
@@ -102,14 +102,22 @@ extension Daemon {
                             parent: summary.parent?.wire, origin: summary.origin.map(Operations.Origin.init), level: .committed, worldSize: summary.worldSize, bytes: summary.bytes, pinned: summary.pinned,
                             superseded: summary.superseded, savedAt: summary.savedAt, metadata: index.metadata,
                             files: index.ranks.map { table in
-                                Operations.RankFile(rank: table.rank, node: nil, fileBytes: table.fileBytes, tensors: table.shards.count,
-                                                    objects: table.objects.count, tiers: tiers, path: "\(folder)/\(Names.data(rank: table.rank))")
+                                let data = Names.data(rank: table.rank), name = compressed.contains(table.rank) ? Names.compressed(data) : data
+                                return Operations.RankFile(rank: table.rank, node: nil, fileBytes: table.fileBytes, tensors: table.shards.count,
+                                                           objects: table.objects.count, tiers: tiers, path: "\(folder)/\(name)")
                             },
                             tensors: index.ranks.flatMap { table in table.shards.map { Operations.Tensor($0, rank: table.rank) } },
                             objects: index.ranks.flatMap { table in table.objects.map { Operations.Object($0.object, rank: table.rank) } }))
-                    }
+                    } }
                 }
             }
+        }
+    }
+
+    /// Ranks whose file is stored as frames; none where that cannot be told now: a path that is shown is then the plain one.
+    private func compressedRanks(_ run: RunKey, _ summary: StepSummary, _ then: @escaping (Set<Int>) -> Void) {
+        askTier(engine.committing, { .compressed(id: $0, ref: self.ref(run, summary)) }) { reply, _ in
+            if case .compressed(_, let ranks) = reply { then(Set(ranks)) } else { then([]) }
         }
     }
 

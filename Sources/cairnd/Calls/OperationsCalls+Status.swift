@@ -68,7 +68,12 @@ extension Daemon {
         return Operations.TierStatus(tier: report.tier.rawValue,
                                      paths: paths.map { Operations.Folder(path: $0.path, totalBytes: $0.totalBytes, freeBytes: $0.freeBytes) },
                                      state: report.stalled ? .degraded : report.up ? .up : .degraded, reason: reason, remedy: remedy,
-                                     queuedBytes: report.queuedBytes, writtenBytes: report.writtenBytes, compression: "none")
+                                     queuedBytes: report.queuedBytes, writtenBytes: report.writtenBytes, compression: compressionText(report.tier))
+    }
+
+    private func compressionText(_ tier: Tier) -> String {
+        guard tier == .global, let setting = configuration.tiers.global?.compression, setting != .none else { return "none" }
+        return stored.text(isAuto: setting == .auto)
     }
 
     func configuredPaths(_ tier: Tier) -> [String] {
@@ -98,6 +103,12 @@ extension Daemon {
         metric("tier_up", "gauge", "Whether the tier answers.", tiers.map { ("{tier=\"\($0.tier.rawValue)\"}", $0.up && !$0.stalled ? 1 : 0) })
         metric("tier_queued_bytes", "gauge", "Bytes that wait to be written.", tiers.map { ("{tier=\"\($0.tier.rawValue)\"}", Double($0.queuedBytes)) })
         metric("tier_written_bytes_total", "counter", "Bytes written.", tiers.map { ("{tier=\"\($0.tier.rawValue)\"}", Double($0.writtenBytes)) })
+        if tiers.contains(where: { $0.tier == .global }), configuration.tiers.global?.compression ?? .none != .none {
+            metric("global_files_total", "counter", "Rank files published on the global tier, by how they are stored.",
+                   [("{stored=\"plain\"}", Double(stored.plain)), ("{stored=\"zstd\"}", Double(stored.compressed))])
+            metric("global_plain_bytes_total", "counter", "Bytes of those files before compression.", [("", Double(stored.plainBytes))])
+            metric("global_stored_bytes_total", "counter", "Bytes that those files take.", [("", Double(stored.storedBytes))])
+        }
         metric("sessions", "gauge", "Ranks that are connected.", [("", Double(sessions.count))])
         metric("saves_in_flight", "gauge", "Saves that have not ended.", [("", Double(engine.unfinishedCount))])
         metric("last_commit_age_seconds", "gauge", "Seconds since the last commit of a run that this daemon serves.", engine.knownRuns.compactMap { run in

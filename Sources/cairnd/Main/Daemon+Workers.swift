@@ -89,8 +89,18 @@ extension Daemon {
             bufferSlots: Engine.loadBufferSlots,
             exclusive: tier == .local && configuration.tiers.local?.shared != true, depth: TierStart.usualDepth,
             ring: ring == .auto ? .auto : ring == .ioUring ? .on : .off, direct: direct == .auto ? .auto : direct == .on ? .on : .off,
-            reserveBytes: reserve, fileMode: configuration.files.mode, group: configuration.files.group)
+            reserveBytes: reserve, fileMode: configuration.files.mode, group: configuration.files.group, compression: compressionSetting(tier))
         link.send(TierRequest.start(start), descriptors: poolSegments.map(\.descriptor) + [buffer.descriptor])
+    }
+
+    private func compressionSetting(_ tier: Tier) -> CompressionSetting {
+        guard tier == .global, let global = configuration.tiers.global else { return CompressionSetting() }
+        let method: CompressionSetting.Method = switch global.compression {
+        case .none: .none
+        case .zstd: .zstd
+        case .auto: .auto
+        }
+        return CompressionSetting(method, threads: global.compressionThreads)
     }
 
     /// Everybody who reads this tier's read buffer gets the running instance's.
@@ -186,6 +196,7 @@ extension Daemon {
             // A configuration that cannot work ends the daemon; a filesystem that is not there at this moment, or full, is waited for.
             if !isReady, link.restarts == 0, ![.unreachable, .missing, .noSpace].contains(failure.kind) || engine.tiers.count == 1 { fail("\(tier) tier: \(failure.text)") }
         case .gone(let failure): link.lastFailure = failure.text
+        case .stored(let file): stored.add(file)
         default:
             guard let id = reply.id else { return }
             if let call = tierCalls[id] {

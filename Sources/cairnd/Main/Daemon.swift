@@ -30,6 +30,8 @@ final class Daemon {
     /// The read buffer of each tier's running worker.
     var tierBuffers: [Tier: SharedMemory] = [:]
     var tierSpaces: [Tier: [PathSpace]] = [:]
+    /// Of files that a tier with a compression published in this life.
+    var stored = StoredFiles()
 
     let memoryListener: Descriptor
     private let listener: Descriptor
