@@ -128,7 +128,8 @@ class Daemon:
             tiers.append(f"  local: {{paths: [{self.local}], reserve: {settings.pop('reserve', '0B')}, {how}}}")
         if shared is not None:
             shared.mkdir(exist_ok=True)
-            tiers.append(f"  global: {{path: {shared}, {how}}}")
+            packing = "".join(f", {key}: {settings.pop(key)}" for key in ("compression", "compressionThreads") if key in settings)
+            tiers.append(f"  global: {{path: {shared}, {how}{packing}}}")
         lines = [f"socket: {self.socket}", f"pool: {{size: {settings.pop('pool', '256MiB')}, chunk: 8MiB}}", "tiers:", *tiers]
         limits = {"fence": "10s", "commitTimeout": "60s", "inFlightPerRank": 2} | settings.pop("limits", {})
         lines.append(f"limits: {{{', '.join(f'{key}: {value}' for key, value in limits.items())}}}")
