@@ -113,6 +113,11 @@ class Launch:
             rank.communicate(timeout=60)
 
 
+def name_of(pid: int) -> str:
+    """As `ps` shows it: cairnd, cairnd-stager, ..."""
+    return Path(f"/proc/{pid}/comm").read_text().strip()
+
+
 class Samples:
     """What the daemon takes, every few seconds, in a thread of its own."""
 
@@ -133,6 +138,7 @@ class Samples:
                 row: dict[str, float] = {
                     "seconds": time.monotonic() - self._began,
                     "memory": anonymous_bytes(pids),
+                    **{f"memory of {name_of(pid)}": anonymous_bytes([pid]) for pid in pids},
                     "descriptors": sum(descriptors(pid) for pid in pids),
                     "processes": len(pids),
                 }
@@ -248,7 +254,7 @@ class Soak:
         for name, allowed in GROWTH.items():
             third, last = (quarter(self.samples.rows, name, number) for number in (2, 3))
             growth[name] = (third, last)
-            assert last <= third + allowed, f"{name} grew from {third} to {last}"
+            assert last <= third + allowed, f"{name} grew from {third:,.0f} to {last:,.0f}"
         session = self.daemon.pid
         self.daemon.stop()
         assert leftovers(session) == [], "processes are left"
@@ -307,6 +313,11 @@ def main() -> None:
                 soak.run()
             finally:
                 soak.samples.end()
+                # Kept whatever comes of it: what has grown is seen there.
+                if options.json:
+                    options.json.write_text(json.dumps({"counts": soak.counts, "samples": soak.samples.rows}, indent=1) + "\n")
+                if options.plot:
+                    plot(soak.samples.rows, options.plot)
             found = soak.end()
         except BaseException:
             print((Path(folder) / "0" / "log").read_text()[-6000:], file=sys.stderr)
@@ -315,8 +326,6 @@ def main() -> None:
             cluster.stop()
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
-    if options.plot:
-        plot(found["samples"], options.plot)
     for what, number in sorted(found["counts"].items()):
         print(f"{number:8}  {what}")
     for name, (third, last) in found["growth"].items():
