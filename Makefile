@@ -15,7 +15,7 @@ export CAIRN_BIN ?= $(CURDIR)/.build/release
 # Linked with Swift's own libraries, so that an installed binary needs no toolchain beside it.
 RELEASE := swift build -c release --static-swift-stdlib
 
-.PHONY: help run test damage test-mutations simulate soak build release install clean bench scale setup check-systemd test-swift test-python crash fuzz sanitize
+.PHONY: help run test damage test-mutations simulate soak build release install clean bench ablation scale setup check-systemd test-swift test-python crash fuzz sanitize
 
 help:
 	@printf '%s\n' \
@@ -30,6 +30,7 @@ help:
 	  'make fuzz      SECONDS=60: libFuzzer that long against each parser of what clients and disks say; PARSER=name: one of them' \
   'make sanitize  the Swift tests under the thread and the address sanitizer' \
 	  'make bench     side by side with six peers and the limits of the machine, as ratios (12 minutes); BENCH=--quick: a minute or two' \
+  'make ablation  what each mechanism of staging and writing buys, one thing changed at a time (5 minutes)' \
 	  'make install   DESTDIR=… PREFIX=/usr: binaries, configuration, systemd units' \
 	  'make clean     remove what was built and .venv'
 
@@ -56,7 +57,7 @@ check-python: setup
 	cd Python && ../.venv/bin/ruff check --no-cache . ../Examples ../Benchmarks ../Tests/EndToEndTests ../Tests/Mutations ../Tests/Soak
 	cd Python && ../.venv/bin/mypy --strict --cache-dir ../.build/mypy
 	cd Benchmarks && MYPYPATH=../Python ../.venv/bin/mypy --strict --cache-dir ../.build/mypy-bench --config-file ../Python/pyproject.toml \
-	  bench.py footprint.py ranks.py plots.py subjects
+	  bench.py ablation.py footprint.py ranks.py plots.py subjects
 
 test-swift: setup
 	timeout --kill-after=30 1200 swift build --build-tests
@@ -121,6 +122,9 @@ bench: release
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r scripts/requirements-bench.txt \
 	  -r scripts/requirements-plots.txt
 	$(PYTHON) Benchmarks/bench.py $(BENCH)
+
+ablation: release
+	$(PYTHON) Benchmarks/ablation.py $(BENCH)
 
 # Counted by strace. FOLDER: an empty or missing folder on the filesystem to measure, else a temporary one.
 scale: setup

@@ -22,10 +22,18 @@ LEAST_POOL = 16 * CHUNK
 
 
 class Daemon:
-    """``pool``: bytes, made whole chunks. ``tiers``: of local and global, all under ``folder``. ``keep``: steps of each tier."""
+    """``pool``: bytes, made whole chunks. ``tiers``: of local and global, all under ``folder``. ``keep``: steps of each tier.
+    ``local``: further settings of the local tier, as `, io: threads`."""
 
     def __init__(
-        self, binaries: Path, folder: Path, *, pool: int, tiers: Sequence[str] = ("local", "global"), keep: int = 1
+        self,
+        binaries: Path,
+        folder: Path,
+        *,
+        pool: int,
+        tiers: Sequence[str] = ("local", "global"),
+        keep: int = 1,
+        local: str = "",
     ) -> None:
         self.socket = folder / "cairn.sock"
         self.pool = max(LEAST_POOL, -(-pool // CHUNK) * CHUNK)
@@ -35,7 +43,7 @@ class Daemon:
             each.mkdir(parents=True)
         text = f"socket: {self.socket}\npool: {{size: {self.pool // MIB}MiB}}\n"
         text += "tiers:\n"
-        text += f"  local: {{paths: [{folder / 'local'}], reserve: 0B}}\n" if "local" in tiers else ""
+        text += f"  local: {{paths: [{folder / 'local'}], reserve: 0B{local}}}\n" if "local" in tiers else ""
         text += f"  global: {{path: {folder / 'global'}}}\n" if "global" in tiers else ""
         (folder / "cairnd.yaml").write_text(text + f"retention: {{local: {{keep: {keep}}}, global: {{keep: {keep}}}}}\n")
         self._process: subprocess.Popen[bytes] | None = None
