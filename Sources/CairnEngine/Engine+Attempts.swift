@@ -204,6 +204,8 @@ extension Engine {
             endSession(token, reason: "attempt \(attempt.number ?? 0) was ended by attempt \(number)")
             actions.append(.endSession(token, reason: "attempt \(number) of this run has begun", replaced: false))
         }
+        // Its last session has mostly ended before: a daemon that lives for months would keep every launch.
+        runs[attempt.key.run]?.attempts[attempt.key.tokenHash] = nil
     }
 
     func finishOpen(_ session: Session) {

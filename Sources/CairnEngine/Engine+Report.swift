@@ -193,6 +193,9 @@ extension Engine {
         }
         for run in runs.values {
             for id in run.unfinished where saves[SaveKey(run: run.key, save: id)] == nil { return "I4: save \(id) is unfinished but forgotten" }
+            if let over = run.attempts.values.first(where: { ($0.number ?? run.newest) < run.newest }) {
+                return "I6: attempt \(over.number ?? 0) is over and still remembered"
+            }
             if run.ended.count > limits.endedPerRun { return "I6: \(run.ended.count) ended saves are remembered" }
         }
         for state in tierStates.values where state.writesInFlight < 0 || state.writesInFlight > limits.writesPerTier {

@@ -14,6 +14,8 @@ final class Leftovers: Sendable {
     private struct Known: Sendable {
         /// By path: they never change.
         var lists: [String: HaveRecord] = [:]
+        /// The attempt that asked last.
+        var listed: [RunKey: Int] = [:]
         /// Voided saves whose folder may stay for long: their decision is not read again.
         var void: [RunKey: Set<SaveID>] = [:]
     }
@@ -71,8 +73,14 @@ final class Leftovers: Sendable {
             }
             if let leftover = try leftover(run, save, names, records, newWorld) { found.append(leftover) }
         }
-        let voided = ended
-        known.withLock { $0.void[run] = voided }
+        let voided = ended, needed = Set([attempt] + found.map(\.save.attempt))
+        known.withLock { known in
+            known.void[run] = voided
+            // Once for each launch: the lists of those before are as many as there were launches.
+            guard known.listed.updateValue(attempt, forKey: run) != attempt else { return }
+            let folders = needed.map { folder(run, $0) + "/" }, ofRun = Names.runFolder(run) + "/"
+            known.lists = known.lists.filter { name, _ in !name.hasPrefix(ofRun) || folders.contains(where: name.hasPrefix) }
+        }
         return (serving, found)
     }
 

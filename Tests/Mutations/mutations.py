@@ -55,6 +55,10 @@ MUTATIONS = [
              "        guard targets(rankSave.upto).isEmpty, rankSave.isStaged else { return false }\n",
              "        guard targets(rankSave.upto).isEmpty, rankSave.isStaged else { return false }\n        if rankSave.failure == nil { return true }\n"),
 
+    # Memory.
+    Mutation("a launch that is over is remembered", ("I6",), ENGINE, "Engine+Attempts.swift",
+             "        runs[attempt.key.run]?.attempts[attempt.key.tokenHash] = nil\n", ""),
+
     # Names.
     Mutation("a file number is used twice", ("no name is used twice",), ENGINE, "Engine+Flush.swift",
              "FileState(tier: tier, file: newID(), fileTry: fileTry", "FileState(tier: tier, file: rankSave.files[tier]?.file ?? newID(), fileTry: fileTry"),
