@@ -79,7 +79,8 @@ extension Engine {
     }
 
     var allScanned: Bool { tiers.allSatisfy { allScanned($0) } }
-    func allScanned(_ tier: Tier) -> Bool { tierStates[tier]?.scanned == true }
+    /// What this tier held at this daemon's start is known.
+    public func allScanned(_ tier: Tier) -> Bool { tierStates[tier]?.scanned == true }
 
     func finishOpens(_ attempt: Attempt) {
         for token in attempt.sessions.values.sorted() { if let session = sessions[token] { finishOpen(session) } }

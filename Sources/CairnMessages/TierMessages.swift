@@ -24,6 +24,8 @@ public struct TierStart: Codable, Sendable {
     /// A worker of this daemon was here before, and left what it had not published. A folder that is missing now is not made: it is a
     /// mount that is missing, and what is written beside it is lost.
     public var isRestart: Bool
+    /// Main was told by a worker before this one what the tier held at main's start: no `scan` follows, and what is undecided may be removed.
+    public var wasScanned: Bool
     /// Part of every temporary name; a worker removes only what starts with its own node's name.
     public var node: String
     public var pool: PoolShape
@@ -44,9 +46,9 @@ public struct TierStart: Codable, Sendable {
     public var fileMode: UInt32
     public var group: String?
     public var compression: CompressionSetting
-    public init(tier: Tier, form: TierForm, paths: [String], instance: String, isRestart: Bool = false, node: String, pool: PoolShape, bufferSlots: Int, exclusive: Bool, depth: Int,
+    public init(tier: Tier, form: TierForm, paths: [String], instance: String, isRestart: Bool = false, wasScanned: Bool = false, node: String, pool: PoolShape, bufferSlots: Int, exclusive: Bool, depth: Int,
                 ring: Preference, direct: Preference, reserveBytes: Int, fileMode: UInt32, group: String?, compression: CompressionSetting = CompressionSetting()) {
-        self.tier = tier; self.form = form; self.paths = paths; self.instance = instance; self.isRestart = isRestart
+        self.tier = tier; self.form = form; self.paths = paths; self.instance = instance; self.isRestart = isRestart; self.wasScanned = wasScanned
         self.node = node; self.pool = pool
         self.bufferSlots = bufferSlots; self.exclusive = exclusive; self.depth = depth; self.ring = ring; self.direct = direct
         self.reserveBytes = reserveBytes; self.fileMode = fileMode; self.group = group; self.compression = compression

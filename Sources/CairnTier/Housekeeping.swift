@@ -14,10 +14,11 @@ final class Housekeeping: Sendable {
     private let attempts: Attempts
     private let reading: StepReading
     /// Undecided local saves are left alone until main has been told of them.
-    private let hasScanned = Monitor(false)
+    private let hasScanned: Monitor<Bool>
 
     init(_ folders: TierFolders, steps: StepFolders, decisions: Decisions, beside: BesideFiles, attempts: Attempts, reading: StepReading) {
         self.folders = folders
+        hasScanned = Monitor(folders.start.wasScanned)
         self.steps = steps
         self.decisions = decisions
         self.beside = beside

@@ -249,6 +249,21 @@ def test_what_a_killed_worker_had_not_published_is_removed(cluster: Cluster, rol
     check(daemon, 1, 200)
 
 
+def test_a_worker_started_anew_goes_on_to_remove_what_is_only_local(cluster: Cluster) -> None:
+    """It gets no scan, for main knows: the drive of a daemon that lives for months would fill."""
+    daemon = cluster.daemon(tiers=2, retention="{local: {keep: 2}, global: {keep: 2}}")
+    with daemon.open() as checkpointer:
+        checkpointer.save(1, state(1)).wait(timeout=30)
+        os.kill(workers(daemon)["local"], signal.SIGKILL)
+        for step in range(2, 8):
+            checkpointer.save(step, state(step), level="local").wait(timeout=30)
+        for step in (8, 9):
+            checkpointer.save(step, state(step)).wait(timeout=30)
+        # Two, and what was not recorded yet, or in flight, when it was last looked at.
+        until("the older ones are removed", lambda: len(list(daemon.local.glob("*/run/*.safetensors"))) <= 4)
+    check(daemon, 9)
+
+
 def test_kills_at_any_moment_never_show_a_step_that_is_not_whole(cluster: Cluster) -> None:
     """Main and all workers at once, as a node's power cut would; twelve times, at different moments of a save."""
     daemon = cluster.daemon(tiers=2)

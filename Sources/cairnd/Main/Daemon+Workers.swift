@@ -85,7 +85,7 @@ extension Daemon {
         }
         let start = TierStart(
             tier: tier, form: tier == engine.committing ? .committing : .beside, paths: paths, instance: link.instance, isRestart: link.restarts > 0,
-            node: node, pool: poolShape,
+            wasScanned: engine.allScanned(tier), node: node, pool: poolShape,
             bufferSlots: Engine.loadBufferSlots,
             exclusive: tier == .local && configuration.tiers.local?.shared != true, depth: TierStart.usualDepth,
             ring: ring == .auto ? .auto : ring == .ioUring ? .on : .off, direct: direct == .auto ? .auto : direct == .on ? .on : .off,
