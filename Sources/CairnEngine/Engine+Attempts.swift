@@ -229,8 +229,8 @@ extension Engine {
         guard let run = runs[session.run], let attempt = run.attempts[session.attempt.tokenHash] else { return }
         if attempt.sessions[session.rank] == token { attempt.sessions[session.rank] = nil }
         for restore in attempt.restores.values { restore.calls.removeAll { $0.session == token } }
-        // The number stays on disk; this daemon forgets an attempt without sessions only once another one has taken over.
-        if attempt.sessions.isEmpty, (attempt.number ?? 0) < run.newest || attempt.number == nil {
+        // The number stays on disk; an attempt that has one is forgotten only once another one has taken over (`endAttempt`).
+        if attempt.sessions.isEmpty, attempt.number == nil {
             run.attempts[session.attempt.tokenHash] = nil
         }
     }

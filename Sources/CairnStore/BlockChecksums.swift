@@ -58,7 +58,7 @@ public enum BlockChecksums {
         for shift in stride(from: UInt32(0), to: 32, by: 8) { bytes.append(UInt8(truncatingIfNeeded: word >> shift)) }
     }
 
-    private static func word(_ bytes: [UInt8], at offset: Int) -> UInt32 {
+    static func word(_ bytes: [UInt8], at offset: Int) -> UInt32 {
         (0..<4).reduce(0) { $0 | UInt32(bytes[offset + $1]) << UInt32(8 * $1) }
     }
 }

@@ -79,7 +79,7 @@ public struct SeekTable: Sendable, Equatable {
     public static func decode(_ bytes: [UInt8], plainBytes: Int, fileBytes: Int) throws(SeekTableError) -> SeekTable {
         let frames = Sizes.chunks(ofFile: plainBytes), expected = Self.bytes(frames: frames)
         guard bytes.count == expected else { throw .wrongSize(bytes: bytes.count, expected: expected) }
-        func word(_ offset: Int) -> Int { (0..<4).reduce(0) { $0 | Int(bytes[offset + $1]) << (8 * $1) } }
+        func word(_ offset: Int) -> Int { Int(BlockChecksums.word(bytes, at: offset)) }
         guard word(0) == Int(magic), word(4) == expected - headBytes, word(expected - 4) == Int(endMagic), bytes[expected - 5] == 0 else { throw .notOurs }
         guard word(expected - endBytes) == frames else { throw .wrongFrames(found: word(expected - endBytes), expected: frames) }
         var sizes: [Int] = []
