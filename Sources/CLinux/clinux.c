@@ -147,6 +147,16 @@ int cairn_populate(void *address, size_t bytes) { return madvise(address, bytes,
 void cairn_discard(void *address, size_t bytes) { madvise(address, bytes, MADV_DONTNEED); }
 int cairn_huge_pages(void *address, size_t bytes) { return madvise(address, bytes, MADV_HUGEPAGE); }
 
+// Debian 12's headers are older than Linux 6.1.
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
+int cairn_collapse(void *address, size_t bytes) { return madvise(address, bytes, MADV_COLLAPSE); }
+void cairn_touch(void *address, size_t bytes, size_t step) {
+    volatile char *at = address;
+    for (size_t offset = 0; offset < bytes; offset += step) at[offset] = at[offset];
+}
+
 ssize_t cairn_read_process(pid_t pid, void *to, size_t bytes, const struct iovec *pieces, unsigned count) {
     struct iovec local = {.iov_base = to, .iov_len = bytes};
     return process_vm_readv(pid, &local, 1, pieces, count, 0);

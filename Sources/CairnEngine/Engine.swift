@@ -161,7 +161,7 @@ public final class Engine {
     func stagerReplied(_ reply: StagerReply) {
         switch reply {
         case .ready: stagerReady()
-        case .filled(let slots, _, _): pool.fill(upTo: slots)
+        case .filled(let slots, _, _, _): pool.fill(upTo: slots)
         case .sessionOpened(let token, let direct): sessionOpened(token, direct: direct)
         case .staged(let chunks): for chunk in chunks { chunkStaged(chunk) }
         case .eagerStaged(let handle): eagerStaged(handle)

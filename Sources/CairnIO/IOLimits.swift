@@ -23,6 +23,8 @@ public enum IOLimits {
     public static let staleRetries = 5
     /// Alignment for O_DIRECT where the filesystem does not say: the largest logical block that we expect.
     public static let directAlignment = 4096
+    /// The kernel's huge page with base pages of 4 KiB. Where it is another, none are had.
+    public static let hugePageBytes = 2 << 20
     /// Bytes of one `crc32c` call of ISA-L, whose length is an int.
     public static let checksumBytes = 1 << 30
 

@@ -144,8 +144,8 @@ public struct ChunkStaged: Hashable, Codable, Sendable {
 public enum StagerReply: Codable, Sendable {
     /// Sent once the segments are mapped.
     case ready
-    /// Slots below `slots` are populated (and locked, `lockedSlots` of them). `note` says once why locking was refused.
-    case filled(slots: Int, lockedSlots: Int, note: String?)
+    /// Slots below `slots` are populated: locked, and in huge pages, so many of them. `note` says once why locking was refused.
+    case filled(slots: Int, lockedSlots: Int, hugeSlots: Int, note: String?)
     /// `direct`: process_vm_readv is permitted. If not, the rank must attach a memory descriptor.
     case sessionOpened(token: String, direct: Bool)
     /// The rank attached a read-only /proc/self/mem on SOCKET.memory.

@@ -18,13 +18,13 @@ final class PoolFiller: Sendable {
     func stop() { stopped.store(true, ordering: .releasing) }
 
     func run() {
-        var locks = lock, locked = 0, note: String?
+        var locks = lock, locked = 0, huge = 0, note: String?
         for slot in 0..<pool.shape.slots {
             if stopped.load(ordering: .acquiring) { return }
             if slot * Sizes.chunkBytes == StagerLimits.firstFillBytes { Threads.becomeNicer(StagerLimits.fillNiceness) }
             let (map, offset) = pool.place(ofSlot: slot)
-            do { try map.prefault(offset: offset, bytes: Sizes.chunkBytes) } catch {
-                outbox.post(.filled(slots: slot, lockedSlots: locked, note: """
+            do { huge += try map.prefault(offset: offset, bytes: Sizes.chunkBytes) ? 1 : 0 } catch {
+                outbox.post(.filled(slots: slot, lockedSlots: locked, hugeSlots: huge, note: """
                     the pool ends at \(mebibytes(slot)) of \(mebibytes(pool.shape.slots)): \(error). Lower pool.size, or give the \
                     daemon more memory (MemoryMax= of its unit)
                     """))
@@ -42,7 +42,7 @@ final class PoolFiller: Sendable {
             let done = (slot + 1) * Sizes.chunkBytes
             let step = done <= StagerLimits.laterTellBytes ? StagerLimits.firstTellBytes : StagerLimits.laterTellBytes
             guard done.isMultiple(of: step) || slot + 1 == pool.shape.slots else { continue }
-            outbox.post(.filled(slots: slot + 1, lockedSlots: locked, note: note))
+            outbox.post(.filled(slots: slot + 1, lockedSlots: locked, hugeSlots: huge, note: note))
             note = nil
         }
     }

@@ -18,6 +18,7 @@ struct Loader {
             let file = try step.file(rank)
             return (file.bytes, file.frames != nil)
         }
+        memory.fill(readBacks: false)
         let members = Self.members(plan.runs, ranges)
         let reader = BlockReader(engine: engine, frames: frames, map: memory.buffer, slots: slots)
         try reader.read(ranges, file: step.file) { index, slot, bad in

@@ -7,6 +7,9 @@ final class TierMemory: Sendable {
     private let shape: PoolShape
     private let pool: [MemoryMap]
     let buffer: MemoryMap
+    private let loadSlots: Int
+    /// Whether the buffer's slots for loads, and those for reading back, have their pages.
+    private let filled = Monitor((loads: false, readBacks: false))
     private let peer = Monitor<(instance: String, map: MemoryMap)?>(nil)
 
     init(_ start: TierStart, descriptors: [Descriptor]) throws {
@@ -19,7 +22,19 @@ final class TierMemory: Sendable {
             maps.append(try MemoryMap(descriptor, bytes: start.pool.bytes(ofSegment: segment), writable: false))
         }
         pool = maps
+        loadSlots = start.bufferSlots
         buffer = try MemoryMap(last, bytes: (start.bufferSlots + TierStart.readBackSlots) * Sizes.chunkBytes, writable: true)
+    }
+
+    /// Before the first read into slots for loads, or for reading back: their pages, all at once and in huge ones where there are such, for a
+    /// read that has to find each page first is slower. Memory that is short then shows at the read.
+    func fill(readBacks: Bool) {
+        filled.withLock { filled in
+            guard !(readBacks ? filled.readBacks : filled.loads) else { return }
+            let slots = readBacks ? loadSlots..<buffer.bytes / Sizes.chunkBytes : 0..<loadSlots
+            for slot in slots { _ = try? buffer.prefault(offset: slot * Sizes.chunkBytes, bytes: Sizes.chunkBytes) }
+            if readBacks { filled.readBacks = true } else { filled.loads = true }
+        }
     }
 
     func setPeer(instance: String, bytes: Int, _ descriptor: Descriptor) throws {

@@ -159,6 +159,7 @@ extension TierWorker {
             guard first < file.crcs.count, Sizes.bytes(ofChunk: chunk, fileBytes: file.bytes) == bytes, (slot + 1) * Sizes.chunkBytes <= memory.buffer.bytes else {
                 throw TierFailure(kind: .invalid, text: "chunk \(chunk) of \(bytes) bytes is not in the file of \(key)")
             }
+            memory.fill(readBacks: true)
             let done = WorkQueue<BufferRead>(capacity: 1)
             if let table = file.frames {
                 frames.read(file, table, chunk: chunk, to: memory.buffer, at: slot * Sizes.chunkBytes) { done.push(BufferRead(failure: $0)) }

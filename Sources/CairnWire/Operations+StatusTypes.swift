@@ -37,6 +37,8 @@ extension Operations {
         public var bytes: Int
         public var filledBytes: Int
         public var lockedBytes: Int
+        /// In huge pages of the kernel: a drive takes them in fewer requests.
+        public var hugeBytes: Int
         public var chunks: Int
         public var free: Int
         /// Not yet durable on a tier that can serve them.
@@ -48,13 +50,14 @@ extension Operations {
         /// Why the pool is not locked, and what to raise.
         public var lockNote: String?
 
-        public init(bytes: Int, filledBytes: Int, lockedBytes: Int, chunks: Int, free: Int, needed: Int, cached: Int,
+        public init(bytes: Int, filledBytes: Int, lockedBytes: Int, hugeBytes: Int, chunks: Int, free: Int, needed: Int, cached: Int,
                     quarantined: Int, lockNote: String? = nil) {
-            self.bytes = bytes; self.filledBytes = filledBytes; self.lockedBytes = lockedBytes; self.chunks = chunks
+            self.bytes = bytes; self.filledBytes = filledBytes; self.lockedBytes = lockedBytes; self.hugeBytes = hugeBytes
+            self.chunks = chunks
             self.free = free; self.needed = needed; self.cached = cached; self.quarantined = quarantined
             self.lockNote = lockNote
         }
-        public enum CodingKeys: String, CodingKey, CaseIterable { case bytes, filledBytes, lockedBytes, chunks, free,
+        public enum CodingKeys: String, CodingKey, CaseIterable { case bytes, filledBytes, lockedBytes, hugeBytes, chunks, free,
             needed, cached, quarantined, lockNote }
     }
 

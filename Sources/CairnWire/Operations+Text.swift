@@ -35,6 +35,8 @@ extension Operations {
           bytes: int,
           filledBytes: int,
           lockedBytes: int,
+          # In huge pages of the kernel: a drive takes them in fewer requests.
+          hugeBytes: int,
           chunks: int,
           free: int,
           # Not yet durable on a tier that can serve them.

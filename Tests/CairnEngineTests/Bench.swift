@@ -25,7 +25,7 @@ final class Bench {
         engine = Engine(limits: limits, tiers: tiers, retention: retention)
         guard start else { return }
         tell(.stagerReady)
-        tell(.stager(.filled(slots: limits.slots, lockedSlots: 0, note: nil)))
+        tell(.stager(.filled(slots: limits.slots, lockedSlots: 0, hugeSlots: 0, note: nil)))
         for tier in tiers { ready(tier) }
     }
 

@@ -16,6 +16,21 @@ import Testing
         #expect(reader.copyBytes(offset: 4095, count: 5000).allSatisfy { $0 == 0 })
     }
 
+    /// Huge pages are made of what is there already, and seen by every map.
+    @Test func prefaultingKeepsWhatIsThere() throws {
+        let memory = try SharedMemory.create(name: "test", bytes: 8 << 20)
+        let writer = try memory.map(writable: true), reader = try memory.map(writable: false)
+        #expect(writer.address(of: 0).isMultiple(of: UInt64(IOLimits.hugePageBytes)))
+        let bytes = patternBytes(3 << 20)
+        writer.copy(from: bytes, at: 1 << 20)
+        try writer.prefault(offset: 0, bytes: 8 << 20)
+        #expect(reader.copyBytes(offset: 1 << 20, count: bytes.count) == bytes)
+        #expect(reader.copyBytes(offset: 4 << 20, count: 4 << 20).allSatisfy { $0 == 0 })
+        // Less than a huge page, and not at its begin.
+        try writer.prefault(offset: 4096, bytes: 8192)
+        #expect(reader.copyBytes(offset: 1 << 20, count: bytes.count) == bytes)
+    }
+
     @Test func sealedMemoryKeepsItsSize() throws {
         let memory = try SharedMemory.create(name: "test", bytes: 8192)
         #expect(try SharedMemory.seals(of: memory.descriptor) == .fixed)

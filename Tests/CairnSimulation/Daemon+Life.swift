@@ -61,8 +61,8 @@ extension Daemon {
             let model = StagerModel(daemon: self, generation: life, pool: pool)
             stager = model
             deliver(.stagerReady)
-            model.send(.filled(slots: 8, lockedSlots: 8, note: nil), delay: world.delay())
-            model.send(.filled(slots: world.settings.limits.slots, lockedSlots: 8, note: nil), delay: world.delay() * 20)
+            model.send(.filled(slots: 8, lockedSlots: 8, hugeSlots: 0, note: nil), delay: world.delay())
+            model.send(.filled(slots: world.settings.limits.slots, lockedSlots: 8, hugeSlots: 0, note: nil), delay: world.delay() * 20)
         }
     }
 

@@ -27,7 +27,7 @@ import Testing
     @Test func statusShowsWhatIsDegradedAndWhatToDo() {
         let reply = Operations.Status.Reply(
             daemon: .init(version: "1", node: "n", instance: "i", pid: 3, uptimeSeconds: 60, socket: "/s", draining: true),
-            pool: .init(bytes: gib, filledBytes: gib, lockedBytes: 0, chunks: 128, free: 128, needed: 0, cached: 0, quarantined: 0, lockNote: "not locked: raise it"),
+            pool: .init(bytes: gib, filledBytes: gib, lockedBytes: 0, hugeBytes: 0, chunks: 128, free: 128, needed: 0, cached: 0, quarantined: 0, lockNote: "not locked: raise it"),
             workers: [.init(role: "global", state: .degraded, io: "threads", direct: false, note: "again in 4 s", restarts: 2)],
             tiers: [.init(tier: "global", paths: [.init(path: "/g", totalBytes: 2 * gib, freeBytes: gib)], state: .degraded, reason: "EIO", remedy: "see dmesg",
                           queuedBytes: 0, writtenBytes: 0, compression: "none")],

@@ -49,6 +49,9 @@ int cairn_seals(int fd);
 int cairn_populate(void *address, size_t bytes);
 void cairn_discard(void *address, size_t bytes);
 int cairn_huge_pages(void *address, size_t bytes);
+int cairn_collapse(void *address, size_t bytes);
+/// Writes a byte of each `step` as it is, which no optimizer leaves out.
+void cairn_touch(void *address, size_t bytes, size_t step);
 ssize_t cairn_read_process(pid_t pid, void *to, size_t bytes, const struct iovec *pieces, unsigned count);
 int cairn_eventfd(void);
 int cairn_eventfd_signal(int fd);

@@ -25,9 +25,9 @@ public struct StatusView {
 
     private var pool: String {
         let pool = reply.pool
-        var table = Table([("POOL", .right), ("FILLED", .right), ("LOCKED", .right), ("CHUNKS", .right), ("FREE", .right), ("NEEDED", .right),
+        var table = Table([("POOL", .right), ("FILLED", .right), ("LOCKED", .right), ("HUGE", .right), ("CHUNKS", .right), ("FREE", .right), ("NEEDED", .right),
                            ("CACHED", .right), ("QUARANTINED", .right)])
-        table.add([Table.Cell(HumanSize.short(pool.bytes)), Table.Cell(HumanSize.short(pool.filledBytes)), Table.Cell(HumanSize.short(pool.lockedBytes)),
+        table.add([Table.Cell(HumanSize.short(pool.bytes)), Table.Cell(HumanSize.short(pool.filledBytes)), Table.Cell(HumanSize.short(pool.lockedBytes)), Table.Cell(HumanSize.short(pool.hugeBytes)),
                    Table.Cell(pool.chunks), Table.Cell(pool.free), Table.Cell(pool.needed), Table.Cell(pool.cached),
                    Table.Cell(String(pool.quarantined), pool.quarantined > 0 ? .yellow : .plain)])
         return table.render(colour: colour) + (pool.lockNote.map { "note: \(Table.printable($0))\n" } ?? "")

@@ -44,8 +44,8 @@ extension Daemon {
                                       uptimeSeconds: (loop.nowNanoseconds - startedAt) / 1_000_000_000, socket: configuration.socket,
                                       configuration: configurationFile, draining: stopping),
             pool: Operations.Pool(bytes: pool.slots * Sizes.chunkBytes, filledBytes: filledSlots * Sizes.chunkBytes,
-                                  lockedBytes: lockedSlots * Sizes.chunkBytes, chunks: pool.slots, free: pool.free, needed: pool.needed,
-                                  cached: pool.cached, quarantined: pool.quarantined, lockNote: lockNote),
+                                  lockedBytes: lockedSlots * Sizes.chunkBytes, hugeBytes: hugeSlots * Sizes.chunkBytes, chunks: pool.slots,
+                                  free: pool.free, needed: pool.needed, cached: pool.cached, quarantined: pool.quarantined, lockNote: lockNote),
             workers: workerStatus(), tiers: engine.tierReports.map(tierStatus), saves: saves,
             sessions: Operations.Sessions(count: visible.count, runs: perRun), notes: notes))
     }

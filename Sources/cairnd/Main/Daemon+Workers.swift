@@ -127,11 +127,13 @@ extension Daemon {
             stager.isUp()
             filledSlots = 0
             lockedSlots = 0
+            hugeSlots = 0
             deliver(.stagerReady)
             for (tier, link) in tierLinks where link.state == .up { announceBuffer(tier, link) }
-        case .filled(let slots, let locked, let note):
+        case .filled(let slots, let locked, let huge, let note):
             filledSlots = max(filledSlots, slots)
             lockedSlots = locked
+            hugeSlots = huge
             if let note, lockNote == nil {
                 lockNote = note
                 log.write(configuration.pool.lock == .always ? .error : .warning, note)

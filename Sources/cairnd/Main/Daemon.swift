@@ -66,7 +66,7 @@ final class Daemon {
     var pendingEvents: [Event] = []
     var delivering = false
     private var tick: LoopTimer?
-    var filledSlots = 0, lockedSlots = 0
+    var filledSlots = 0, lockedSlots = 0, hugeSlots = 0
     var lockNote: String?
     var isReady = false
     var stopping = false

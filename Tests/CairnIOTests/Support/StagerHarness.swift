@@ -62,7 +62,7 @@ final class StagerHarness {
             try #require(Clock.monotonicNanoseconds() < deadline)
             _ = UnixSocket.waitReadable(queue.socket, timeoutMilliseconds: 1000)
             for frame in try queue.readable() {
-                guard case .filled(let slots, let locked, let note) = try MessageCoding.decode(StagerReply.self, from: frame.json) else { continue }
+                guard case .filled(let slots, let locked, _, let note) = try MessageCoding.decode(StagerReply.self, from: frame.json) else { continue }
                 if let note { notes.append(note) }
                 if slots == pool.slots { return (locked, notes) }
             }
