@@ -107,6 +107,9 @@ class Link:
         """Wait until ``save`` is staged or failed; give up when nothing of it was staged for the daemon's fence bound."""
         if save.free:
             return
+        session = self.session
+        if session is not None and save.id is not None:
+            session.hurry(save.id)
         with self.changed:
             session = self.session
             bound = session.fence_seconds if session is not None else limits.FENCE_SECONDS

@@ -22,7 +22,7 @@ OPERATIONS = "dev.cairn.Operations."
 _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 
-def frame(method: str, parameters: Mapping[str, Any], *, more: bool = False) -> bytes:
+def frame(method: str, parameters: Mapping[str, Any], *, more: bool = False, oneway: bool = False) -> bytes:
     """The bytes of one call. Parameters that are None are left out, as Varlink's optional fields are."""
     message: dict[str, Any] = {
         "method": method,
@@ -30,6 +30,8 @@ def frame(method: str, parameters: Mapping[str, Any], *, more: bool = False) -> 
     }
     if more:
         message["more"] = True
+    if oneway:
+        message["oneway"] = True
     return _encode(message).encode("utf-8", "surrogatepass") + b"\0"
 
 
@@ -126,10 +128,12 @@ class Connection:
         parameters: Mapping[str, Any],
         *,
         more: bool = False,
+        oneway: bool = False,
         timeout: float = limits.CALL_SECONDS,
         descriptors: Sequence[int] = (),
     ) -> None:
-        data = frame(method, parameters, more=more)
+        """Send one call; ``oneway``: the daemon does not answer it."""
+        data = frame(method, parameters, more=more, oneway=oneway)
         if self.message_bytes is not None and len(data) > self.message_bytes:
             raise errors.TooLarge(CHECKPOINT + "TooLarge", {"bytes": len(data), "limit": self.message_bytes})
         try:

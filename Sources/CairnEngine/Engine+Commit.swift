@@ -227,6 +227,9 @@ extension Engine {
         guard waits.count < limits.waits else {
             return reply(call, .failed(.invalid(name: "wait", reason: "\(limits.waits) waits are pending already")))
         }
+        if level == .staged {
+            for part in parts where part.stagerKnows && !part.cancelling && !part.isStaged { actions.append(.stager(.hurry(handle: part.handle))) }
+        }
         waits.append((call, run, save, rank, level, deadline))
     }
 

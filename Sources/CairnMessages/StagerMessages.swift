@@ -103,6 +103,8 @@ public enum StagerRequest: Codable, Sendable {
     case begin(BeginStaging)
     /// Chunks may come in any order, those with eager bytes first; copying starts at once.
     case stage([ChunkAssignment])
+    /// The rank waits for this save: its lazy chunks are copied by the threads of eager ones too, at normal priority.
+    case hurry(handle: Int)
     /// Copy nothing more for this save. -> cancelled, at once, naming the slots still under a copy; slotFree for each later.
     case cancel(handle: Int)
     /// All chunks were staged and told: forget the save.

@@ -107,6 +107,7 @@ final class Stager {
         case .forgetLayout(let session, let number): layouts[LayoutKey(session: session, layout: number)] = nil
         case .begin(let begin): self.begin(begin, header: frame.payload)
         case .stage(let assignments): queue.stage(assignments)
+        case .hurry(let handle): queue.hurry(handle)
         case .cancel(let handle): queue.cancel(handle)
         case .finish(let handle): queue.finish(handle)
         case .lease(let segment, let bytes):

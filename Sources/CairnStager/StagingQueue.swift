@@ -1,5 +1,6 @@
 // What is to be copied, in which order, and what became of it. One lock, many copy threads.
 // (1) Sessions take turns; within one, the older save goes first.
+//     A save that its rank waits for is lazy no more: threads of both phases copy it.
 // (2) No lazy byte of a save is copied before its last eager one, nor before all that are verified are summed.
 // (3) A chunk's `staged` is posted before the `eagerStaged` that its bytes complete, both under the lock.
 // (4) A slot is busy from take to complete. `cancelled` names the busy ones, and each of these gets its `slotFree`.
@@ -18,7 +19,7 @@ final class StagingQueue: Sendable {
         /// Chunks whose lazy bytes are not summed yet: still to be taken, and all; and the sums of the others, until they are copied.
         var unsummed = Fifo<Int>(), sumsLeft = 0
         var sums: [Int: [UInt32?]] = [:]
-        var isOver = false
+        var isOver = false, isHurried = false
         /// Copied is all that `save()` waits for.
         var isEagerDone: Bool { eagerLeft == 0 && sumsLeft == 0 }
 
@@ -29,8 +30,11 @@ final class StagingQueue: Sendable {
             for chunk in 0..<plan.chunks where plan.hasLazy(chunk) { unsummed.append(chunk); sumsLeft += 1 }
         }
 
+        /// For a thread of that phase.
         func hasWork(_ phase: ChunkWork.Phase) -> Bool {
-            !isOver && (phase == .lazy ? isEagerDone && !lazy.isEmpty : !eager.isEmpty || !unsummed.isEmpty)
+            guard !isOver else { return false }
+            let hasLazy = isEagerDone && !lazy.isEmpty
+            return phase == .lazy ? hasLazy : !eager.isEmpty || !unsummed.isEmpty || (isHurried && hasLazy)
         }
     }
     private struct State: Sendable {
@@ -84,6 +88,8 @@ final class StagingQueue: Sendable {
         }
     }
 
+    func hurry(_ handle: Int) { state.update { $0.saves[handle]?.isHurried = true } }
+
     func cancel(_ handle: Int) {
         state.update { state in
             let busy = state.busy.filter { $0.value == handle && $0.key >= 0 }.map(\.key).sorted()
@@ -124,12 +130,13 @@ final class StagingQueue: Sendable {
         } ?? nil
     }
 
-    private func next(_ phase: ChunkWork.Phase, _ thread: Int, _ state: inout State) -> ChunkWork? {
+    private func next(_ threadPhase: ChunkWork.Phase, _ thread: Int, _ state: inout State) -> ChunkWork? {
         for step in 0..<state.sessions.count {
             let index = (state.turn + step) % state.sessions.count
-            guard let handle = state.sessions[index].handles.first(where: { state.saves[$0]?.hasWork(phase) ?? false }),
+            guard let handle = state.sessions[index].handles.first(where: { state.saves[$0]?.hasWork(threadPhase) ?? false }),
                   var save = state.saves[handle] else { continue }
             state.turn = index + 1
+            let phase: ChunkWork.Phase = threadPhase == .eager && save.eager.isEmpty && save.unsummed.isEmpty ? .lazy : threadPhase
             if phase == .eager, save.eager.isEmpty, let chunk = save.unsummed.popFirst() {
                 state.busy[-1 - thread] = handle
                 state.saves[handle] = save

@@ -136,6 +136,7 @@ extension Checkpoint {
     }
 
     /// Waits until this rank's save is at the level or beyond, or failed, with a reason. Without timeoutMs: until the daemon's own limits.
+    /// Who waits for staged gets its copy sooner: it is made at normal priority from then on. Oneway, that is all it does.
     public enum Wait: WireMethod {
         public static let name = Checkpoint.interface + ".Wait"
         public struct Parameters: WireFields {

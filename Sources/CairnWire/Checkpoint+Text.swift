@@ -148,6 +148,7 @@ extension Checkpoint {
         method Watch(run: string, rank: ?int) -> (event: Event)
 
         # Waits until this rank's save is at the level or beyond, or failed, with a reason. Without timeoutMs: until the daemon's own limits.
+        # Who waits for staged gets its copy sooner: it is made at normal priority from then on. Oneway, that is all it does.
         method Wait(save: string, level: Level, timeoutMs: ?int) -> (level: Level, reason: ?string)
 
         # The run's checkpoints, newest first by sequence.

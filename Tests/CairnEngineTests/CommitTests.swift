@@ -73,6 +73,9 @@ import Testing
         bench.tell(.wait(call: staged, run: Bench.run, save: key.save, rank: 0, level: .staged, deadline: nil))
         bench.tell(.wait(call: committed, run: Bench.run, save: key.save, rank: nil, level: .committed, deadline: 1_000_000_000))
         #expect(bench.answer(staged) == nil)
+        // Who waits for staged gets its copy sooner; nobody else's is touched.
+        #expect(bench.take { if case .stager(.hurry(let handle)) = $0 { handle } else { nil } } == bench.handle(key))
+        #expect(bench.take { if case .stager(.hurry(let handle)) = $0 { handle } else { nil } } == nil)
         bench.stage(key)
         #expect(bench.answer(staged) == .waited(.staged, reason: nil))
         bench.wait(ms: 1_100)

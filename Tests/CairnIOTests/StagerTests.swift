@@ -270,7 +270,8 @@ import Testing
         sys.stdin.read()
         """
 
-    @Test func copyThatSticksIsWrittenOffAndItsSlotComesBackLater() throws {
+    /// A process with such memory, and its address; nil where it cannot be made. It ends when `input` is closed.
+    private func hangingProcess() throws -> (child: ChildProcess, address: UInt64, input: Descriptor)? {
         let (mine, its) = try UnixSocket.pair(), (input, childInput) = try UnixSocket.pair()
         let child = try ChildProcess.spawn(executable: "/usr/bin/env", arguments: ["env", "python3", "-c", Self.hangingMemory],
                                            inherit: [(its, as: 7), (childInput, as: 0)])
@@ -278,8 +279,13 @@ import Testing
         guard case .bytes(let text) = try UnixSocket.receive(mine, max: 100), let address = UInt64(String(decoding: text, as: UTF8.self)) else {
             child.kill(Signals.kill)
             print("skipped: python3 or userfaultfd is not there")
-            return
+            return nil
         }
+        return (child, address, input)
+    }
+
+    @Test func copyThatSticksIsWrittenOffAndItsSlotComesBackLater() throws {
+        guard let (child, address, input) = try hangingProcess() else { return }
         let stager = try StagerHarness(slots: 4, threads: 1, stuckMilliseconds: 100)
         _ = try stager.openSession("H", pid: child.pid)
         _ = try stager.openSession("S")
@@ -296,6 +302,34 @@ import Testing
         check(stager, good)
         child.kill(Signals.kill)
         guard case .slotFree(slot: 3) = try stager.next().reply else { throw Unexpected() }
+        _ = child.wait(timeoutMilliseconds: 10_000)
+        _ = input
+    }
+
+    /// The only thread for lazy chunks sticks; the one for eager chunks takes those of a save that its rank waits for.
+    @Test func whatItsRankWaitsForIsCopiedByTheThreadsOfEagerChunksToo() throws {
+        guard let (child, address, input) = try hangingProcess() else { return }
+        let stager = try StagerHarness(slots: 4, threads: 1, stuckMilliseconds: 60_000)
+        _ = try stager.openSession("H", pid: child.pid)
+        _ = try stager.openSession("S")
+        var stuck = try FakeRank(parts: [(1 << 20, false)], objects: [])
+        stuck.extents[0].address = address
+        try stuck.begin(stager, handle: 1, session: "H")
+        try stager.send(.stage([.init(handle: 1, chunk: 0, slot: 3)]))
+        guard case .eagerStaged(handle: 1) = try stager.next().reply else { throw Unexpected() }
+        let rank = try FakeRank(parts: [(9 << 20, false)], objects: [])
+        try rank.begin(stager, handle: 2)
+        try stager.send(.stage([.init(handle: 2, chunk: 0, slot: 0), .init(handle: 2, chunk: 1, slot: 1)]))
+        guard case .eagerStaged(handle: 2) = try stager.next().reply else { throw Unexpected() }
+        #expect(try stager.isSilent(milliseconds: 300), "a lazy chunk was copied by an eager thread")
+        try stager.send(.hurry(handle: 2))
+        var staged: Set<Int> = []
+        while staged.count < 2 {
+            guard case .staged(let chunks) = try stager.next().reply else { throw Unexpected() }
+            staged.formUnion(chunks.filter { $0.handle == 2 }.map(\.chunk))
+        }
+        check(stager, rank)
+        child.kill(Signals.kill)
         _ = child.wait(timeoutMilliseconds: 10_000)
         _ = input
     }

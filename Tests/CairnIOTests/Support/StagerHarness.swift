@@ -54,6 +54,18 @@ final class StagerHarness {
         }
     }
 
+    /// Whether nothing but `filled` comes for so long.
+    func isSilent(milliseconds: Int) throws -> Bool {
+        let deadline = Clock.monotonicNanoseconds() + milliseconds * 1_000_000
+        while Clock.monotonicNanoseconds() < deadline {
+            _ = UnixSocket.waitReadable(queue.socket, timeoutMilliseconds: 50)
+            for frame in try queue.readable() { pending.append((try MessageCoding.decode(StagerReply.self, from: frame.json), frame.payload)) }
+            pending.removeAll { if case .filled = $0.0 { true } else { false } }
+            if !pending.isEmpty { return false }
+        }
+        return true
+    }
+
     /// Waits until the pool's slots are filled; gives how many are locked and the note, if any.
     func waitUntilFilled() throws -> (locked: Int, notes: [String]) {
         var notes: [String] = []
