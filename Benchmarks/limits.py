@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import mmap
+import os
 import shutil
 import subprocess
 import time
@@ -15,6 +16,8 @@ from machine import about
 MIB = 1 << 20
 HUGE = 14
 """MADV_HUGEPAGE. MADV_NOHUGEPAGE is one more."""
+HUGE_BUFFERS = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+"""fio's buffers in huge pages: a drive takes them in fewer requests, which is up to 1.6 times as fast."""
 BLOCKS_AND_DEPTHS = ((1, 16), (1, 32), (4, 8), (4, 16), (8, 4), (8, 16))
 """MiB and requests in flight that fio tries, once for each direction; the best is the limit."""
 
@@ -87,7 +90,7 @@ class Drive:
             ["fio", "--name=limit", f"--filename={self._file}", f"--size={self._size}", f"--bs={block}M", f"--iodepth={depth}",
              f"--rw={direction}", f"--direct={self._direct}", f"--ioengine={self._engine}", "--end_fsync=1", "--thread",
              "--invalidate=1", "--output-format=json"],
-            capture_output=True, text=True, timeout=300, check=False,
+            capture_output=True, text=True, timeout=300, check=False, env=os.environ | HUGE_BUFFERS,
         )  # fmt: skip
         if done.returncode != 0:
             return None

@@ -190,8 +190,8 @@ def saves(bench: Bench) -> None:
 
 
 def whole(size: int) -> int:
-    """A pool that is not larger than the state, if it is not too small for a pool."""
-    return max(LEAST_POOL, size // CHUNK * CHUNK)
+    """A pool for the state and its file's header: less than two chunks more than the state."""
+    return max(LEAST_POOL, (size // CHUNK + 2) * CHUNK)
 
 
 def one_tier(bench: Bench) -> None:
@@ -199,7 +199,7 @@ def one_tier(bench: Bench) -> None:
     state = training_state(bench.size)
     with (
         bench.daemon(pool=whole(state.bytes), tiers=["global"]) as alone,
-        bench.daemon(pool=whole(state.bytes // 4), tiers=["local"]) as small,
+        bench.daemon(pool=state.bytes // 4 // CHUNK * CHUNK, tiers=["local"]) as small,
     ):
         ours = [
             Cairn(state, bench.place("alone"), alone, name="cairn, global tier alone"),

@@ -34,7 +34,7 @@ public struct Reached: Codable, Sendable, Equatable {
 
 public struct Advice: Codable, Sendable, Equatable {
     public enum Rule: String, Codable, Sendable, CaseIterable {
-        case busy, smallState, fewCores, slowCopy, noHugePages, noSharedHugePages, smallPool, notLocked, ringRefused
+        case busy, smallState, fewCores, slowCopy, noHugePages, smallPages, smallPool, notLocked, ringRefused
         case memoryFilesystem, containerLayer, networkFilesystem, rootFilesystem, littleRoom, buffered, threadsFaster, shapeSlower, noDepth, slowSync, varies, belowLimit
     }
     public var rule: Rule
@@ -65,8 +65,9 @@ extension Advice {
             "memory copies only \(Report.rate(copy)): look for other load, a CPU governor other than performance, or empty memory channels")
         say(.noHugePages, node.hugePages == "never",
             "transparent huge pages are off, so copying tensors takes more faults: echo madvise > /sys/kernel/mm/transparent_hugepage/enabled")
-        say(.noSharedHugePages, ["never", "deny"].contains(node.sharedHugePages),
-            "the pool has small pages, which are copied to more slowly: echo advise > /sys/kernel/mm/transparent_hugepage/shmem_enabled")
+        say(.smallPages, all.pool.smallBytes > all.pool.bytes / BenchLimits.smallPagesShare,
+            "\(HumanSize.short(all.pool.smallBytes)) of the pool have pages of 4 KiB, which drives take in many more requests: the kernel is older than 6.1, or memory was in pieces when "
+                + "the daemon started. Start it before others take memory, or: echo 1 > /proc/sys/vm/compact_memory, and restart it")
         say(.smallPool, all.pool.bytes < all.stateBytes,
             "the pool of \(HumanSize.short(all.pool.bytes)) is smaller than the state: staging goes at the drive's speed. Raise pool.size to the state of all the node's ranks")
         if let note = all.pool.lockNote { say(.notLocked, true, note) }
@@ -91,11 +92,11 @@ extension Advice {
         say(.littleRoom, steps < BenchLimits.stepsOfRoom, "free for \(steps) \(steps == 1 ? "step" : "steps") of this size: the newest stays until the next is whole, so have room for \(BenchLimits.stepsOfRoom)")
         say(.buffered, !folder.isDirect && !["tmpfs", "ramfs"].contains(type),
             "\(type) refuses O_DIRECT (\(folder.directRefusal ?? "")): writing goes through the page cache, which costs a copy and takes memory from training. ext4 and xfs take it")
-        guard let usual = folder.find(.write)?.bytesPerSecond, let best = folder.best(.write) else { return found }
-        let threads = folder.find(.write, engine: .threads)?.bytesPerSecond ?? 0
-        say(.threadsFaster, folder.usualEngine == .ring && threads > usual * BenchLimits.clearly,
-            "threads write \(Report.rate(threads)), io_uring \(Report.rate(usual)): set io: threads for this tier")
-        say(.shapeSlower, best.direct == folder.isDirect && best.engine == folder.usualEngine && best.bytesPerSecond > usual * BenchLimits.clearly,
+        guard let usualWay = folder.find(.write), let best = folder.best(.write) else { return found }
+        let usual = usualWay.bytesPerSecond, threads = folder.find(.write, engine: .threads)
+        say(.threadsFaster, folder.usualEngine == .ring && threads?.isClearlyFaster(than: usualWay) == true,
+            "threads write \(Report.rate(threads?.bytesPerSecond ?? 0)), io_uring \(Report.rate(usual)): set io: threads for this tier")
+        say(.shapeSlower, best.direct == folder.isDirect && best.engine == folder.usualEngine && best.isClearlyFaster(than: usualWay),
             "\(Report.name(best)) writes \(Report.rate(best.bytesPerSecond)), what Cairn does \(Report.rate(usual)). There is nothing to set: please report it with these figures")
         let single = folder.find(.write, depth: 1)?.bytesPerSecond ?? 0
         say(.noDepth, single * BenchLimits.clearly > best.bytesPerSecond && reached.bottleneck == .drive,
@@ -109,6 +110,13 @@ extension Advice {
         say(.belowLimit, reached.bottleneck == .rest && reached.local < BenchLimits.wellReached,
             "saves reach \(Report.decimals(reached.local, 2)) of the drive's limit, and neither memory nor drive holds them up: look for busy cores, or save a larger --size")
         return found
+    }
+}
+
+extension Transfer {
+    /// In every round: samples that scatter over each other say nothing.
+    func isClearlyFaster(than other: Transfer) -> Bool {
+        bytesPerSecond > other.bytesPerSecond * BenchLimits.clearly && (samplesBytesPerSecond.min() ?? 0) > (other.samplesBytesPerSecond.max() ?? 0)
     }
 }
 

@@ -18,7 +18,7 @@ public struct BenchTarget: Sendable {
     public init(_ status: Operations.Status.Reply) throws(BenchError) {
         folders = status.tiers.filter { $0.state == .up }.flatMap { tier in tier.paths.map { ($0.path, Tier(rawValue: tier.tier)) } }
         guard !folders.isEmpty else { throw .noTier(reason: status.tiers.compactMap(\.reason).first ?? "see `cairn status`") }
-        pool = PoolFacts(bytes: status.pool.bytes, lockNote: status.pool.lockNote)
+        pool = PoolFacts(status.pool)
         sessions = status.sessions.count
     }
 }
@@ -41,7 +41,9 @@ public struct Bench {
         let node = NodeFacts.read(sessions: target.sessions), stateBytes = try fitting(node)
         progress("memory")
         let memory = try MemoryBench.measure(threads: StagerStart.threads(ofCores: node.cores))
-        let buffer = try MemoryMap(anonymous: BenchLimits.bufferBytes)
+        // As the pool is: of pages as large.
+        let buffer = try SharedMemory.create(name: "cairn-bench", bytes: BenchLimits.bufferBytes).map(writable: true)
+        try buffer.prefault(offset: 0, bytes: buffer.bytes)
         SaveBench.fillRandom(buffer)
         let save = try SaveBench(stateBytes: stateBytes)
         var pool = target.pool, folders: [FolderSpeed] = []

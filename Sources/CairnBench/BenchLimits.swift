@@ -48,6 +48,8 @@ public enum BenchLimits {
     static let recordsInTurn = 5
     /// A way that is so much faster than another is better; less is noise.
     static let clearly = 1.25
+    /// More than 1/smallPagesShare of the pool in small pages is worth a word.
+    static let smallPagesShare = 4
     /// Below this share of the limit something else than the limit holds Cairn up.
     static let wellReached = 0.7
     /// Drives that may answer before the platter or flash has it (power-loss protection) take far less.

@@ -1,5 +1,6 @@
 // What was measured, as plain numbers with their units in the names: the input of every conclusion, and what --json prints.
 import CairnModel
+import CairnWire
 
 public struct Measurements: Codable, Sendable, Equatable {
     public var node: NodeFacts
@@ -22,12 +23,12 @@ public struct NodeFacts: Codable, Sendable, Equatable {
     public var ioUringDisabled: Int?
     /// Ranks that train with the daemon that was asked for its tiers.
     public var sessions: Int
-    /// The chosen word of /sys/kernel/mm/transparent_hugepage: of private memory (ranks' tensors), and of shared memory (the pool).
-    public var hugePages: String?, sharedHugePages: String?
+    /// The chosen word of /sys/kernel/mm/transparent_hugepage/enabled: of private memory, which ranks' tensors are.
+    public var hugePages: String?
 
-    public init(cores: Int, availableMemoryBytes: Int, sessions: Int = 0, ioUringDisabled: Int? = nil, hugePages: String? = nil, sharedHugePages: String? = nil) {
+    public init(cores: Int, availableMemoryBytes: Int, sessions: Int = 0, ioUringDisabled: Int? = nil, hugePages: String? = nil) {
         self.cores = cores; self.availableMemoryBytes = availableMemoryBytes; self.sessions = sessions; self.ioUringDisabled = ioUringDisabled
-        self.hugePages = hugePages; self.sharedHugePages = sharedHugePages
+        self.hugePages = hugePages
     }
 }
 
@@ -45,10 +46,14 @@ public struct MemorySpeed: Codable, Sendable, Equatable {
 /// The pool of the daemon that was asked for its tiers, else of the one that saved.
 public struct PoolFacts: Codable, Sendable, Equatable {
     public var bytes: Int
+    /// Of what is filled, without huge pages.
+    public var smallBytes: Int
     /// Why it is not locked.
     public var lockNote: String?
 
-    public init(bytes: Int, lockNote: String? = nil) { self.bytes = bytes; self.lockNote = lockNote }
+    public init(bytes: Int, smallBytes: Int = 0, lockNote: String? = nil) { self.bytes = bytes; self.smallBytes = smallBytes; self.lockNote = lockNote }
+
+    init(_ pool: Operations.Pool) { self.init(bytes: pool.bytes, smallBytes: pool.filledBytes - pool.hugeBytes, lockNote: pool.lockNote) }
 }
 
 public struct FolderSpeed: Codable, Sendable, Equatable {

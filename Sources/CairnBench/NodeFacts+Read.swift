@@ -6,8 +6,7 @@ extension NodeFacts {
     static func read(sessions: Int) -> NodeFacts {
         NodeFacts(cores: ProcessInfo.processInfo.activeProcessorCount, availableMemoryBytes: availableMemory(), sessions: sessions,
                   ioUringDisabled: Int(text("/proc", "sys/kernel/io_uring_disabled")),
-                  hugePages: chosen(text("/sys", "kernel/mm/transparent_hugepage/enabled")),
-                  sharedHugePages: chosen(text("/sys", "kernel/mm/transparent_hugepage/shmem_enabled")))
+                  hugePages: chosen(text("/sys", "kernel/mm/transparent_hugepage/enabled")))
     }
 
     /// `always [madvise] never`: the word in brackets.

@@ -70,7 +70,7 @@ final class PrivateDaemon {
             if let exit = child.reap() { throw BenchError.daemonEnded(reason: "\(program) ended with \(exit): \(tail())") }
             if let status = try? Connection.open(socket: socket).call(Operations.Status.self, Nothing(), timeoutMilliseconds: BenchLimits.callMilliseconds) {
                 if status.pool.filledBytes == status.pool.bytes, status.tiers.allSatisfy({ $0.state == .up }) {
-                    return PoolFacts(bytes: status.pool.bytes, lockNote: status.pool.lockNote)
+                    return PoolFacts(status.pool)
                 }
                 if isLate(BenchLimits.poolFillMilliseconds) { throw BenchError.daemonEnded(reason: "its pool of \(HumanSize.short(status.pool.bytes)) was not filled in time") }
             } else if isLate(BenchLimits.daemonStartMilliseconds) { throw BenchError.daemonEnded(reason: "\(program) did not answer in time: \(tail())") }

@@ -115,8 +115,8 @@ public enum StagerRequest: Codable, Sendable {
     /// Descriptor: the read buffer of this instance of a tier worker; replaces that tier's former one.
     case buffer(tier: Tier, instance: String, bytes: Int)
     /// Payload: `verify` checks of 4 words (source offset, bytes, CRC32C, 0), then `copies` of 4 words (source offset,
-    /// segment, offset in it, bytes). Source offsets in the pool: slot * chunkBytes + offset. All checks of a source range are
-    /// made before its copies. -> copiedOut or copyFailed
+    /// segment, offset in it, bytes). Source offsets in the pool: slot * chunkBytes + offset. A check is of one block, and made before a byte
+    /// of that is copied. -> copiedOut, once all have passed, or copyFailed: what the leases hold then is nobody's
     case copyOut(id: Int, source: CopySource, verify: Int, copies: Int)
     /// Finish and exit.
     case stop

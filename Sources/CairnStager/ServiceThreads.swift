@@ -66,11 +66,20 @@ final class ServiceThreads: Sendable {
 
     private struct CopyFailure: Error { var offset: Int?; var text: String }
 
+    /// Each block is copied right after its check, while it is in the processor's cache; nobody is told of the lease's bytes before all have passed.
     private func copyOut(_ source: CopySource, checks: [UInt64], copies: [UInt64]) throws(CopyFailure) {
         let resolve = try resolver(source)
+        var unchecked: [Int: Int] = [:]                // the source's block: its place in `checks`
         for at in stride(from: 0, to: checks.count, by: 4) {
-            guard let offset = Int(exactly: checks[at]), let bytes = Int(exactly: checks[at + 1]), let ranges = resolve(offset, bytes) else {
-                throw CopyFailure(offset: nil, text: "check of \(checks[at + 1]) bytes at \(checks[at]) is outside of its source")
+            guard let offset = Int(exactly: checks[at]), offset.isMultiple(of: Sizes.blockBytes), checks[at + 1] <= Sizes.blockBytes else {
+                throw CopyFailure(offset: nil, text: "check of \(checks[at + 1]) bytes at \(checks[at]) is of no block")
+            }
+            unchecked[offset / Sizes.blockBytes] = at
+        }
+        func check(_ at: Int) throws(CopyFailure) {
+            let offset = Int(checks[at]), bytes = Int(checks[at + 1])
+            guard let ranges = resolve(offset, bytes) else {
+                throw CopyFailure(offset: nil, text: "check of \(bytes) bytes at \(offset) is outside of its source")
             }
             let found = ranges.reduce(UInt32(0)) { $1.map.crc32c(offset: $1.offset, bytes: $1.bytes, seed: $0) }
             guard UInt64(found) == checks[at + 2] else {
@@ -79,19 +88,28 @@ final class ServiceThreads: Sendable {
         }
         for at in stride(from: 0, to: copies.count, by: 4) {
             guard let offset = Int(exactly: copies[at]), let segment = Int(exactly: copies[at + 1]), let target = Int(exactly: copies[at + 2]),
-                  let bytes = Int(exactly: copies[at + 3]), let ranges = resolve(offset, bytes) else {
+                  let bytes = Int(exactly: copies[at + 3]), resolve(offset, bytes) != nil else {
                 throw CopyFailure(offset: nil, text: "copy of \(copies[at + 3]) bytes from \(copies[at]) is outside of its source")
             }
             guard let lease = leases.withLock({ $0[segment] }) else { throw CopyFailure(offset: nil, text: "no lease \(segment)") }
             guard target <= lease.bytes, bytes <= lease.bytes - target else {
                 throw CopyFailure(offset: nil, text: "\(bytes) bytes at \(target) do not fit lease \(segment) of \(lease.bytes) bytes")
             }
-            var to = target
-            for range in ranges {
-                lease.copy(from: range.map, at: range.offset, to: to, bytes: range.bytes)
-                to += range.bytes
+            var done = 0
+            while done < bytes {
+                let block = (offset + done) / Sizes.blockBytes
+                if let place = unchecked.removeValue(forKey: block) { try check(place) }
+                // Without checks there is nothing to wait for at a block's end.
+                let count = checks.isEmpty ? bytes : min(bytes - done, (block + 1) * Sizes.blockBytes - offset - done)
+                var to = target + done
+                for range in resolve(offset + done, count) ?? [] {
+                    lease.copy(from: range.map, at: range.offset, to: to, bytes: range.bytes)
+                    to += range.bytes
+                }
+                done += count
             }
         }
+        for place in unchecked.values.sorted() { try check(place) }
     }
 
     private typealias Resolver = (Int, Int) -> [(map: MemoryMap, offset: Int, bytes: Int)]?

@@ -30,8 +30,7 @@ private let cases = [
         $0.folders[0].saves = [SaveTimes(acceptedSeconds: 0.001, stagedSeconds: 0.54, localSeconds: 0.6, committedSeconds: 0.61)]
     },
     Case(.noHugePages, "transparent_hugepage/enabled") { $0.node.hugePages = "never" },
-    Case(.noSharedHugePages, "shmem_enabled") { $0.node.sharedHugePages = "never" },
-    Case(.noSharedHugePages, "shmem_enabled") { $0.node.sharedHugePages = "deny" },
+    Case(.smallPages, "1.5 GiB of the pool have pages of 4 KiB") { $0.pool.smallBytes = 3 << 29 },
     Case(.smallPool, "pool.size") { $0.pool.bytes = 512 << 20 },
     Case(.notLocked, "LimitMEMLOCK=infinity") { $0.pool.lockNote = "the pool is not locked: set LimitMEMLOCK=infinity" },
     Case(.ringRefused, "seccomp") { $0.folders[0].ringRefusal = "EPERM" },
@@ -67,6 +66,13 @@ struct AdviceTests {
 
     @Test func everyRuleHasACase() {
         #expect(Set(cases.map(\.rule)) == Set(Advice.Rule.allCases))
+    }
+
+    @Test func samplesThatScatterGiveNoAdvice() {
+        let all = Make.measurements { ways(&$0, .write, Make.transfer(.write, rate: 3, 4), Make.transfer(.write, engine: .threads, rate: 5, 3.9, 5)) }
+        #expect(Advice.all(all) == [])
+        let clear = Make.measurements { ways(&$0, .write, Make.transfer(.write, rate: 3, 3.8), Make.transfer(.write, engine: .threads, rate: 5, 3.9, 5)) }
+        #expect(Advice.all(clear).map(\.rule) == [.threadsFaster])
     }
 
     @Test func aGlobalTierMayBeANetworkFilesystem() {

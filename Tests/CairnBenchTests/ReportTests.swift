@@ -7,8 +7,8 @@ struct ReportTests {
     /// A node where every rule speaks, with a long path.
     private func worst() -> Measurements {
         Make.measurements {
-            $0.node = NodeFacts(cores: 1, availableMemoryBytes: 1 << 30, sessions: 123, ioUringDisabled: 2, hugePages: "never", sharedHugePages: "never")
-            $0.pool = PoolFacts(bytes: 128 << 20, lockNote: "the pool is not locked: RLIMIT_MEMLOCK is 8 MiB; set LimitMEMLOCK=infinity in cairnd.service")
+            $0.node = NodeFacts(cores: 1, availableMemoryBytes: 1 << 30, sessions: 123, ioUringDisabled: 2, hugePages: "never")
+            $0.pool = PoolFacts(bytes: 128 << 20, smallBytes: 128 << 20, lockNote: "the pool is not locked: RLIMIT_MEMLOCK is 8 MiB; set LimitMEMLOCK=infinity in cairnd.service")
             $0.wantedBytes = 2 << 30
             $0.folders[0].path = "/a/" + String(repeating: "long/", count: 12) + "path"
             $0.folders[0].ringRefusal = "EPERM"

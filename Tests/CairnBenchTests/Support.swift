@@ -28,7 +28,7 @@ enum Make {
 
     static func measurements(_ change: (inout Measurements) -> Void = { _ in }) -> Measurements {
         var all = Measurements(
-            node: NodeFacts(cores: 16, availableMemoryBytes: 64 << 30, hugePages: "madvise", sharedHugePages: "advise"),
+            node: NodeFacts(cores: 16, availableMemoryBytes: 64 << 30, hugePages: "madvise"),
             memory: MemorySpeed(stagingThreads: 4, copyBytesPerSecond: 10 * gigabyte, threadedCopyBytesPerSecond: 12 * gigabyte, crc32cBytesPerSecond: 25 * gigabyte),
             pool: PoolFacts(bytes: 4 << 30), stateBytes: 1 << 30, wantedBytes: 1 << 30, folders: [folder()])
         change(&all)

@@ -356,10 +356,14 @@ import Testing
         let start = 3 * Sizes.blockBytes
         #expect(view.copyBytes(offset: 5, count: 1000) == Array(rank.expected[(start + 10)..<(start + 1010)]))
         #expect(view.copyBytes(offset: 9000, count: 17) == Array(rank.expected[(start + 5000)..<(start + 5017)]))
-        // A wrong checksum: named, and nothing is copied.
+        // A wrong checksum: named, and nothing of that block is copied.
         guard case .copyFailed(id: 2, offset: block, _) = try copyOut(
             2, checks: [UInt64(block), UInt64(Sizes.blockBytes), checksum ^ 1, 0], copies: [UInt64(block), 7, 0, 5]) else { throw Unexpected() }
         #expect(view.copyBytes(offset: 0, count: 5) == [0, 0, 0, 0, 0])
+        // A check that no copy touches fails it too; one that is of no block is refused.
+        let other = 2 * Sizes.blockBytes
+        guard case .copyFailed(id: 7, offset: other, _) = try copyOut(7, checks: [UInt64(other), UInt64(Sizes.blockBytes), 1, 0], copies: [UInt64(block), 7, 0, 5]),
+              case .copyFailed(id: 8, offset: nil, _) = try copyOut(8, checks: [1, 5, 0, 0], copies: []) else { throw Unexpected() }
         // Out of range, in every word.
         for bad: [UInt64] in [[UInt64.max, 7, 0, 1], [UInt64(3 * Sizes.chunkBytes), 7, 0, 1], [0, 8, 0, 1], [0, 7, 1 << 20, 1], [0, 7, 0, (1 << 20) + 1],
                               [0, 7, 0, UInt64.max], [0, 7, UInt64.max, 1]] {
@@ -367,9 +371,9 @@ import Testing
         }
         // A tier's buffer, and one of an instance that is no longer there.
         let buffer = try SharedMemory.create(name: "buffer", bytes: 8192)
-        try buffer.map(writable: true).copy(from: [1, 2, 3], at: 100)
+        try buffer.map(writable: true).copy(from: [1, 2, 3], at: 0)
         try stager.send(.buffer(tier: .local, instance: "i1", bytes: 8192), descriptors: [buffer.descriptor])
-        guard case .copiedOut(id: 4) = try copyOut(4, checks: [100, 3, UInt64(Checksum.crc32c([1, 2, 3])), 0], copies: [100, 7, 0, 3],
+        guard case .copiedOut(id: 4) = try copyOut(4, checks: [0, 3, UInt64(Checksum.crc32c([1, 2, 3])), 0], copies: [0, 7, 0, 3],
                                                    source: .buffer(tier: .local, instance: "i1")) else { throw Unexpected() }
         #expect(view.copyBytes(offset: 0, count: 3) == [1, 2, 3])
         guard case .copyFailed(id: 5, offset: nil, _) = try copyOut(5, checks: [], copies: [100, 7, 0, 3], source: .buffer(tier: .local, instance: "i0"))
