@@ -23,6 +23,9 @@ from .session import Session
 
 log = logging.getLogger("cairn")
 
+NOWHERE = 1 << 53
+"""A step that nobody saves."""
+
 
 @dataclass(frozen=True)
 class Wish:
@@ -92,7 +95,10 @@ class Turns:
                 self.refusal = failure
                 self._timeout = min(self._timeout, limits.CALL_SECONDS)
                 end = time.monotonic() + self._timeout
-            if self.refusal is not None and (self._session.who.world_size == 1 or time.monotonic() > end):
+            if self.refusal is not None and self._session.who.world_size == 1:
+                self._begin_anew()
+                raise self.refusal
+            if self.refusal is not None and time.monotonic() > end:
                 raise self.refusal
             if not again:
                 raise failure or errors.ProtocolError("Settle ended a restore that failed")
@@ -100,6 +106,15 @@ class Turns:
             if self.refusal is None:
                 log.warning("cairn: step %d could not be restored (%s); all ranks go back to an older one", step, cause)
         raise errors.Unavailable(f"no step could be restored in {limits.RESTORE_TRIES} tries") from cause
+
+    def _begin_anew(self) -> None:
+        """Let the next restore begin at the newest step again: what was wrong was asked for, as a state of another shape, and is no
+        reason to go back to an older step. A turn that finds nothing ends the series of those that failed."""
+        turn = self._counters.next_restore(NOWHERE)
+        try:
+            self._call("Choose", restore=turn, step=NOWHERE, timeoutMs=int(self._timeout * 1000))
+        except errors.NoSuchStep:
+            self._settle(turn, None)
 
     def _settle(self, turn: int, failure: Exception | None) -> tuple[bool, str]:
         """Whether all go again, and why."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from real_daemon import Cluster, trainer
+from real_daemon import Cluster, Opener, trainer
 from states import assert_same, emptied, every_dtype
 
 import cairn
@@ -372,3 +372,16 @@ def test_a_later_launch_ends_the_earlier_one(cluster: Cluster) -> None:
     taken = late._link.session is None
     assert ("failed" in output) != taken, (output, late._link.down)
     late.close()
+
+
+def test_a_restore_that_did_not_fit_may_be_asked_for_again(open_run: Opener) -> None:
+    """What was wrong is the state that was given: it is no reason to go back to an older step, nor to find none."""
+    checkpointer = open_run()
+    for step in (1, 2):
+        checkpointer.save(step, {"a": torch.full((4,), float(step))}).wait(timeout=20)
+    for _ in range(2):
+        with pytest.raises(cairn.Mismatch):
+            checkpointer.restore({"a": torch.zeros(5)})
+    fits = {"a": torch.zeros(4)}
+    assert checkpointer.restore(fits) == 2
+    assert fits["a"].tolist() == [2.0] * 4
