@@ -36,7 +36,9 @@ from .errors import (
     WireError,
     WorldSizeChanged,
 )
+from .history import newest_step
 from .limits import default_socket
+from .plan import Only
 from .rng import rng_state, set_rng_state
 from .saves import Reached, Save
 
@@ -45,7 +47,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AttemptEnded", "Busy", "CairnError", "CheckpointFailed", "Checkpointer", "Corrupt", "Draining", "Failed", "InvalidShard",
     "LevelNotAsked", "Mismatch", "NoAttempt", "NoCommit", "NoSpace", "NoSuchRun", "NoSuchStep", "NotOpen", "NotPermitted",
-    "NotSupported", "NotWhole", "PickleRefused", "ProtocolError", "RankTaken", "Reached", "Save", "TierDown", "TimedOut",
+    "NotSupported", "NotWhole", "Only", "PickleRefused", "ProtocolError", "RankTaken", "Reached", "Save", "TierDown", "TimedOut",
     "TooLarge", "Unavailable", "UnknownLayout", "UnknownSave", "UnsupportedTensor", "WireError", "WorldSizeChanged",
-    "default_socket", "rng_state", "set_rng_state",
+    "default_socket", "newest_step", "rng_state", "set_rng_state",
 ]  # fmt: skip

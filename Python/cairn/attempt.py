@@ -1,8 +1,8 @@
 """The attempt's token: equal on all ranks of one launch of the job, never equal between two launches.
 
-In this order: CAIRN_ATTEMPT; 128 random bits of rank 0, sent over the initialized process group or the TCPStore at
-MASTER_ADDR and MASTER_PORT; Slurm's job, step and restart count. A world of one draws its own. torchelastic's variables
-alone are not used: its run id defaults to `none`, and nodes disagree on restart counts.
+In this order: CAIRN_ATTEMPT; 128 random bits of rank 0, sent over torch's initialized process group, between jax's processes or
+over the TCPStore at MASTER_ADDR and MASTER_PORT; Slurm's job, step and restart count. A world of one draws its own. torchelastic's
+variables alone are not used: its run id defaults to `none`, and nodes disagree on restart counts.
 """
 
 from __future__ import annotations
@@ -96,11 +96,15 @@ def _draw(rank: int, world_size: int) -> str:
         return secrets.token_hex(16)
     torch = sys.modules.get("torch")
     distributed: Any = getattr(torch, "distributed", None) if torch else None
-    if distributed is not None and distributed.is_available():
-        if distributed.is_initialized() and distributed.get_world_size() == world_size:
-            box = [secrets.token_hex(16) if distributed.get_rank() == 0 else None]
-            distributed.broadcast_object_list(box, src=0)
-            return str(box[0])
+    available = distributed is not None and distributed.is_available()
+    if available and distributed.is_initialized() and distributed.get_world_size() == world_size:
+        box = [secrets.token_hex(16) if distributed.get_rank() == 0 else None]
+        distributed.broadcast_object_list(box, src=0)
+        return str(box[0])
+    jax: Any = sys.modules.get("jax")
+    if jax is not None and jax.distributed.is_initialized() and jax.process_count() == world_size:
+        return _between_jax_processes()
+    if available:
         host, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT")
         if host and port:
             return _over_store(distributed, host, int(port), rank, world_size)
@@ -109,9 +113,18 @@ def _draw(rank: int, world_size: int) -> str:
         step, restarts = os.environ.get("SLURM_STEP_ID", "0"), os.environ.get("SLURM_RESTART_COUNT", "0")
         return f"slurm-{job}-{step}-{restarts}"
     raise NoAttempt(
-        f"the {world_size} ranks cannot agree which launch this is: initialize torch.distributed first, set MASTER_ADDR and "
-        "MASTER_PORT, or set CAIRN_ATTEMPT to a text that is equal on all ranks and new for every launch"
+        f"the {world_size} ranks cannot agree which launch this is: initialize torch.distributed or jax.distributed first, set "
+        "MASTER_ADDR and MASTER_PORT, or set CAIRN_ATTEMPT to a text that is equal on all ranks and new for every launch"
     )
+
+
+def _between_jax_processes() -> str:
+    """Process 0's random bits, as all of them compute them."""
+    import numpy
+    from jax.experimental import multihost_utils
+
+    drawn = numpy.frombuffer(secrets.token_bytes(16), dtype=numpy.uint8)
+    return bytes(numpy.asarray(multihost_utils.broadcast_one_to_all(drawn))).hex()
 
 
 def release_store() -> None:

@@ -107,8 +107,7 @@ def overlay(state: Any, values: Any) -> list[tuple[Any, Any, Any]]:
         pairs = list(zip(range(len(state)), state, values, strict=True))
     else:
         return sets
-    base, _, ndarray = tree.tensor_classes()
-    classes = tuple(kind for kind in (base, ndarray) if kind is not None)
+    classes = tree.leaf_classes()
     for key, old, value in pairs:
         both_lists = isinstance(value, list) and isinstance(old, list) and len(value) == len(old)
         if (isinstance(value, Mapping) and isinstance(old, MutableMapping)) or both_lists:

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
-from . import errors, limits
+from . import errors, limits, options
 from .link import Link
 from .saves import level_named
-from .wire import CHECKPOINT, OPERATIONS
+from .wire import CHECKPOINT, OPERATIONS, Connection
+
+
+def newest_step(run: str, *, socket: str | os.PathLike[str] | None = None) -> int | None:
+    """The newest committed step of a run of this user, which a restore would take; None: there is none. Asked for without being a
+    rank, as by a script that is to say where to resume before it knows who it is.
+
+    Raises:
+        Unavailable: no daemon answers. ValueError: the run's name cannot be."""
+    name, uid = options.check_run(run), os.getuid()
+    connection = Connection(str(socket) if socket is not None else limits.default_socket())
+    try:
+        runs = connection.call(OPERATIONS + "Runs", {"run": name, "uid": uid}).get("runs", [])
+    finally:
+        connection.close()
+    found = [each.get("newestCommitted") for each in runs if each.get("run") == name and each.get("uid") == uid]
+    return int(found[0]) if found and found[0] is not None else None
 
 
 class History:
@@ -43,6 +60,17 @@ class History:
         Raises:
             NoSuchStep: it is not there. NotPermitted: it is the newest, or in use."""
         self._tend(OPERATIONS + "Delete", {"run": self.run, "step": step})
+
+    def pin(self, step: int) -> None:
+        """Keep a committed step from retention until it is unpinned.
+
+        Raises:
+            NoSuchStep: it is not there."""
+        self._tend(OPERATIONS + "Pin", {"run": self.run, "step": step})
+
+    def unpin(self, step: int) -> None:
+        """Leave a step to retention again."""
+        self._tend(OPERATIONS + "Unpin", {"run": self.run, "step": step})
 
     def promote(self, step: int, level: str = "committed") -> None:
         """Let this rank's newest save of ``step``, which was to end before, go on to ``level``: local, global or committed.

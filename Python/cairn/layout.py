@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -18,7 +18,7 @@ from .replicas import Group
 from .scopes import Scopes, Stored
 from .tensors import Leaf
 
-Replicated = bool | Sequence[str]
+Replicated = bool | Sequence[str] | Callable[[str], bool]
 Ranks = tuple[int, ...] | range
 """The ranks that take part in a save, ascending."""
 
@@ -40,6 +40,7 @@ class Layout:
         self.addresses: list[int] = []
         self.rest: tuple[list[Any], list[Any], list[Any]] = ([], [], [])  # shapes, strides, dtypes
         self.lazy_tensors: list[int] = []
+        self.watched: list[int] = []  # of those, the ones that can change
         self.bytes = 0
         self.structure = b""
         self.agreed: list[tuple[str, bytes]] = []  # objects that must be equal on all ranks
@@ -152,10 +153,10 @@ class Layouts:
             message["source"] = {"memory": [{"address": tensors.address_of_bytes(stored.data), "bytes": len(stored.data)}]}
             messages.append(message)
         watched = None
-        if len(layout.lazy_tensors) == len(flat.tensors) > 0:
+        if len(layout.watched) == len(flat.tensors) > 0:
             watched = Unchanged(flat.tensors, layout.leaves)
-        elif layout.lazy_tensors:
-            watched = Unchanged(*([some[index] for index in layout.lazy_tensors] for some in (flat.tensors, layout.leaves)))
+        elif layout.watched:
+            watched = Unchanged(*([some[index] for index in layout.watched] for some in (flat.tensors, layout.leaves)))
         held = [flat.tensors, tensors.storages(flat.tensors), [stored.data for stored in objects], layout]
         return Content(layout, messages, held, watched)
 
@@ -226,6 +227,7 @@ class Layouts:
             for index, leaf in enumerate(layout.leaves)
             if not leaf.eager and (leaf.owner in (None, self._rank) or leaf.copier == self._rank)
         ]
+        layout.watched = [index for index in layout.lazy_tensors if layout.leaves[index].kind != "jax"]
         layout.bytes = sum(leaf.bytes for leaf in layout.stored)
         body = {"format": tree.FORMAT, "root": layout.outline.root, "tensors": records, "keys": self._scopes.keys}
         layout.structure = json.dumps(body, separators=(",", ":")).encode("ascii")
@@ -235,7 +237,8 @@ class Layouts:
         """Eager or lazy, a part of a whole, or of equal copies, or private. ``taking`` keeps, by object, each group and who of it
         takes part."""
         if leaf.scratch is None:
-            leaf.eager = not (named_lazy(leaf.name, lazy) or self._guard.owns(leaf.address, leaf.bytes))
+            immutable = leaf.kind == "jax"
+            leaf.eager = not (immutable or named_lazy(leaf.name, lazy) or self._guard.owns(leaf.address, leaf.bytes))
         if leaf.group is not None:
             if id(leaf.group) not in taking:
                 some = tuple(rank for rank in leaf.group if rank in ranks)
@@ -243,12 +246,17 @@ class Layouts:
             leaf.group = taking[id(leaf.group)][1]
         if leaf.distributed or self._world_size == 1:
             return
-        if self._replicated is True or (
-            not isinstance(self._replicated, bool) and any(fnmatch.fnmatchcase(leaf.name, pattern) for pattern in self._replicated)
-        ):
+        if self._is_replicated(leaf.name):
             leaf.group = ranks if len(ranks) > 1 else None
         else:
             leaf.private = True
+
+    def _is_replicated(self, name: str) -> bool:
+        if isinstance(self._replicated, bool):
+            return self._replicated
+        if callable(self._replicated):
+            return self._replicated(name)
+        return any(fnmatch.fnmatchcase(name, pattern) for pattern in self._replicated)
 
     def _assign(self, layout: Layout, rest: Sequence[Any]) -> dict[int, str]:
         """Say who writes each replicated tensor. Returns, by index, the names under which the very same memory is stored already;

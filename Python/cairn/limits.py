@@ -72,6 +72,10 @@ SCRATCH_BYTES = 32 << 20
 """An eager tensor that comes with a new address at every save is copied into a kept buffer, if it is this small and all
 of them together are: registering the layout anew would cost more."""
 
+RUNS = 1024
+"""Pieces of memory that the daemon may put one array together from, where its parts lie on several of jax's devices. Of more, each
+would cost more in messages than the copy that this client then makes before each save."""
+
 EARLY_EVENTS = 256
 """Events of saves whose reply has not come yet; older ones are dropped."""
 

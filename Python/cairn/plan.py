@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequenc
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import dtypes, placement, tensors, tree
+from . import dtypes, jax_arrays, placement, tensors, tree
 from .errors import Mismatch, UnsupportedTensor
 from .scopes import Values
 
@@ -19,6 +19,10 @@ _MISSING: Any = object()
 
 NEAR = -1
 """The source of a target that this very rank saved, so that its own node may have it; else the rank that did."""
+
+
+class Only(dict[Any, Any]):
+    """A dict that takes only the keys that it has from a step; any other one is given what it lacks."""
 
 
 @dataclass(slots=True)
@@ -60,9 +64,9 @@ class Plan:
 
     def apply(self) -> None:
         for container, key, value in self.sets:
-            container[key] = value
+            container[key] = jax_arrays.settled(value)
         for stateful, state in self.loads:
-            stateful.load_state_dict(state)
+            stateful.load_state_dict(jax_arrays.settled(state))
 
 
 @dataclass(frozen=True)
@@ -95,8 +99,8 @@ class Planner:
         self.plan = Plan()
         self._first: dict[tuple[Any, ...], tuple[int, Any]] = {}
         self._created: dict[str, Any] = {}
-        base, _, ndarray = tree.tensor_classes()
-        self._classes: tuple[type, ...] = tuple(kind for kind in (base, ndarray) if kind is not None)
+        self._classes: tuple[type, ...] = tree.leaf_classes()
+        self._jax = jax_arrays.array_class()
 
     def merge(self, state: Any, root: Any, records: Iterator[Stored], values: Values, decode: Callable[[Any], Any]) -> None:
         """Plan for a state whose own tree was stored: by the places of tensors and values in it."""
@@ -106,12 +110,41 @@ class Planner:
     def by_name(self, state: Any, find: Callable[[str], Stored | None]) -> None:
         """Plan for tensors only, by their names: for a state saved by another number of ranks."""
         flat = tree.flatten(state)
+        new: dict[int, Any] = {}
         for name, tensor in zip(tree.Outline(flat.tokens).names, flat.tensors, strict=True):
             stored = find(name)
             if stored is None:
                 self.plan.problems.append(f"tensor '{name}' was not saved")
+            elif isinstance(tensor, jax_arrays.View):
+                new[id(tensor.array)] = self._anew(tensor.array, stored, name)
             else:
                 self._into(tensor, stored, name)
+        if new:
+            self._replace(state, new)
+
+    def _replace(self, node: Any, new: dict[int, Any]) -> Any:
+        """Plan to put what takes an array's place, by the array's id, into the containers of a state."""
+        if id(node) in new:
+            return new[id(node)]
+        if isinstance(node, MutableMapping) and not tree.is_stateful(node):
+            pairs = list(node.items())
+        elif isinstance(node, list):
+            pairs = list(enumerate(node))
+        elif isinstance(node, tuple):
+            return _like(node, [self._replace(child, new) for child in node])
+        elif tree.is_stateful(node) and not isinstance(node, self._classes):
+            before, state = len(self.plan.sets), node.state_dict()
+            merged = self._replace(state, new)
+            if merged is not state or len(self.plan.sets) > before:
+                self.plan.loads.append((node, merged))
+            return node
+        else:
+            return node
+        for key, child in pairs:
+            other = self._replace(child, new)
+            if other is not child:
+                self.plan.sets.append((node, key, other))
+        return node
 
     def _merge(self, current: Any, node: Any, path: str) -> Any:
         if node == "t":
@@ -145,12 +178,25 @@ class Planner:
             return {key: self._merge(_MISSING, child, tree.join(path, key)) for key, child in zip(keys, node[2], strict=True)}
         for key, child in zip(keys, node[2], strict=True):
             old = current.get(key, _MISSING)
+            if old is _MISSING and isinstance(current, Only):
+                self._pass_over(child)
+                continue
             new = self._merge(old, child, tree.join(path, key))
             if new is not old:
                 self.plan.sets.append((current, key, new))
         for key in current.keys() - set(keys):
             self._unsaved(current[key], tree.join(path, key))
         return current
+
+    def _pass_over(self, node: Any) -> None:
+        """Leave out a part of the stored tree."""
+        if node == "t":
+            next(self._records)
+        elif tree.is_value(node):
+            self._values.take(node)
+        else:
+            for child in node[2] if node[0] == "dict" else [node[1]] if node[0] == "state" else node[1]:
+                self._pass_over(child)
 
     def _sequence(self, current: Any, node: Any, path: str) -> Any:
         nodes = node[1]
@@ -168,12 +214,7 @@ class Planner:
                     self.plan.sets.append((current, slice(None), new))
                 return current
             return new
-        if isinstance(current, tuple) and same:
-            return current
-        if isinstance(current, tuple) and hasattr(type(current), "_make") and len(new) == len(old):
-            made: Any = type(current)
-            return made._make(new)
-        return tuple(new)
+        return _like(current, new) if isinstance(current, tuple) else tuple(new)
 
     def _unsaved(self, node: Any, path: str) -> None:
         """What the state holds and the save does not: plain values stay, tensors are missed."""
@@ -182,6 +223,8 @@ class Planner:
             self.plan.problems.append(f"tensor '{where}' was not saved")
 
     def _tensor(self, current: Any, stored: Stored, path: str) -> Any:
+        if self._jax is not None and isinstance(current, self._jax):
+            return self._anew(current, stored, path)
         if isinstance(current, self._classes):
             self._into(current, stored, path)
             return current
@@ -197,13 +240,27 @@ class Planner:
             self._into(made, stored, path)
         return made
 
-    def _into(self, tensor: Any, stored: Stored, path: str) -> None:
-        """Plan to put a stored tensor's bytes, or the box that a DTensor holds of it, into ``tensor``."""
+    def _anew(self, array: Any, stored: Stored, path: str) -> Any:
+        """Plan for a jax.Array that takes the place of ``array``."""
+        whole = tuple(array.shape)
+        if whole != stored.shape:
+            self.plan.problems.append(f"array '{path}' is {list(whole)}, but {list(stored.shape)} was saved")
+            return array
+        later = jax_arrays.Later(array)
+        told = len(self.plan.problems) + 1
+        for (offsets, shape), buffer in zip(later.boxes, later.buffers, strict=True):
+            self._into(buffer, stored, path, (whole, offsets, shape))
+            del self.plan.problems[told:]  # of another dtype, all its parts are
+        return later
+
+    def _into(self, tensor: Any, stored: Stored, path: str, part: tuple[Any, Any, Any] | None = None) -> None:
+        """Plan to put a stored tensor's bytes, or the box that a DTensor holds of it, into ``tensor``; ``part``: the whole's
+        shape, offsets and shape of what ``tensor`` is to hold."""
         local = placement.resolve(tensor)
         device = getattr(getattr(local, "device", None), "type", "cpu")
         if device != "cpu" and not isinstance(local, _ndarray()):
             raise UnsupportedTensor(f"tensor '{path}' is on '{device}': this version restores into CPU tensors")
-        whole, offsets, shape = placement.box_of(tensor)
+        whole, offsets, shape = part or placement.box_of(tensor)
         if whole != stored.shape:
             self.plan.problems.append(f"tensor '{path}' is {list(whole)}, but {list(stored.shape)} was saved")
             return
@@ -237,6 +294,13 @@ class Planner:
 
 def _ndarray() -> Any:
     return getattr(sys.modules.get("numpy"), "ndarray", ())
+
+
+def _like(node: Any, items: list[Any]) -> Any:
+    """The tuple itself where it has these very items, else another, of its class if that has names."""
+    if len(items) == len(node) and all(left is right for left, right in zip(items, node, strict=True)):
+        return node
+    return type(node)._make(items) if hasattr(type(node), "_make") and len(items) == len(node) else tuple(items)
 
 
 def rows(shape: Sequence[int], offsets: Sequence[int], item: int, limit: int) -> Iterator[tuple[list[int], list[int], int]]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from operator import attrgetter, eq, is_
 from typing import Any, Protocol
 
-from . import dtypes, limits
+from . import dtypes, jax_arrays, limits
 from .errors import UnsupportedTensor
 from .placement import is_distributed, place, resolve
 
@@ -37,13 +37,14 @@ class Leaf:
     """One tensor of a state. Shapes and offsets are in elements; ``address`` is that of the bytes to read."""
 
     name: str
-    kind: str  # torch | numpy
+    kind: str  # torch | numpy | jax
     dtype: str
     shape: tuple[int, ...]
     bytes: int
     address: int
     tensor: Any
     scratch: Any = None
+    extents: list[tuple[int, int]] | None = None  # addresses and bytes, in order, where it is not one run of memory
     global_shape: tuple[int, ...] | None = None
     offsets: tuple[int, ...] | None = None
     group: tuple[int, ...] | range | None = None  # ranks that hold the same bytes, this one among them, ascending
@@ -63,7 +64,8 @@ class Leaf:
             shard["private"] = True
         if not self.eager:
             shard["eager"] = False
-        shard["source"] = {"memory": [{"address": self.address, "bytes": self.bytes}] if self.bytes else []}
+        extents = [(self.address, self.bytes)] if self.extents is None or self.scratch is not None else self.extents
+        shard["source"] = {"memory": [{"address": address, "bytes": count} for address, count in extents if count]}
         return shard
 
     def record(self) -> dict[str, Any]:
@@ -81,18 +83,25 @@ class Leaf:
 
 
 def address_of(tensor: Any) -> int:
-    """The address of the first element (of a DTensor: of its local part)."""
+    """The address of the first element (of a DTensor: of its local part; of jax's: of the first of its parts)."""
+    if isinstance(tensor, jax_arrays.View):
+        return tensor.addresses[0]
     if isinstance(tensor, _ndarray()):
         return int(tensor.__array_interface__["data"][0])
     return int(resolve(tensor).data_ptr())
 
 
 def describe(name: str, tensor: Any) -> Leaf:
-    """What is to be saved of ``tensor``, a torch tensor, DTensor or numpy array.
+    """What is to be saved of ``tensor``, a torch tensor, DTensor, numpy array or jax's.
 
     Raises:
         UnsupportedTensor: it is on another device, sparse, quantized, partial, or without memory of its own.
     """
+    if isinstance(tensor, jax_arrays.View):
+        leaf = jax_arrays.describe(name, tensor, Leaf)
+        if leaf.extents is None:
+            keep(leaf)
+        return leaf
     if isinstance(tensor, _ndarray()):
         return _numpy_leaf(name, tensor)
     local = resolve(tensor)
@@ -126,7 +135,7 @@ def describe(name: str, tensor: Any) -> Leaf:
 def keep(leaf: Leaf, scratch: Any = None) -> None:
     """From now on, copy the leaf into a kept buffer before each save."""
     if scratch is None:
-        if leaf.kind == "numpy":
+        if leaf.kind != "torch":
             scratch = sys.modules["numpy"].empty(leaf.shape, dtype=leaf.tensor.dtype.newbyteorder("="))
         else:
             scratch = sys.modules["torch"].empty(leaf.shape, dtype=resolve(leaf.tensor).dtype)
@@ -136,7 +145,9 @@ def keep(leaf: Leaf, scratch: Any = None) -> None:
 
 def refresh(leaf: Leaf, tensor: Any) -> None:
     """Copy ``tensor`` into the leaf's kept buffer."""
-    if leaf.kind == "numpy":
+    if leaf.kind == "jax":
+        tensor.copy_into(leaf.scratch)
+    elif leaf.kind == "numpy":
         sys.modules["numpy"].copyto(leaf.scratch, tensor)
     else:
         torch: Any = sys.modules["torch"]
@@ -161,7 +172,7 @@ def signatures(tensors: Sequence[Any], flat: Flat) -> Signatures:
         )
     ndarray = _ndarray()
     return (
-        [address_of(tensor) for tensor in tensors],
+        [tensor.addresses if isinstance(tensor, jax_arrays.View) else address_of(tensor) for tensor in tensors],
         [tuple(tensor.shape) for tensor in tensors],
         [tensor.strides if isinstance(tensor, ndarray) else tensor.stride() for tensor in tensors],
         [tensor.dtype for tensor in tensors],
@@ -232,7 +243,7 @@ def fill(tensor: Any, buffer: Any) -> None:
 
 def empty(kind: str, dtype: str, shape: Sequence[int]) -> Any:
     """A new tensor for what the state given to restore() does not hold yet."""
-    if kind == "numpy" and "numpy" in sys.modules:
+    if kind != "torch" and "numpy" in sys.modules:  # jax's too: how a new array is to be sharded, nobody has said
         numpy_dtype = dtypes.to_numpy(dtype)
         if numpy_dtype is not None:
             return sys.modules["numpy"].empty(tuple(shape), dtype=numpy_dtype)  # asks for large pages by itself

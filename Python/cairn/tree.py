@@ -25,7 +25,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from . import dtypes, pickles
+from . import dtypes, jax_arrays, pickles
 from .errors import CairnError
 
 TREE, VALUES, PICKLE = "cairn.tree", "cairn.values", "cairn.pickle"
@@ -41,7 +41,8 @@ Token = object
 
 
 class Flat:
-    """A state, flattened. ``odd``: a tensor is of a class other than torch.Tensor and Parameter; ``arrays``: some are numpy's."""
+    """A state, flattened. ``odd``: a tensor is of a class other than torch.Tensor and Parameter; ``arrays``: some are numpy's or,
+    as jax_arrays.View, jax's."""
 
     __slots__ = ("arrays", "odd", "tensors", "tokens", "values")
 
@@ -69,6 +70,12 @@ def tensor_classes() -> tuple[type | None, frozenset[type], type | None]:
     return base, known, getattr(numpy, "ndarray", None)
 
 
+def leaf_classes() -> tuple[type, ...]:
+    """torch.Tensor, numpy.ndarray, jax.Array, as far as they are imported."""
+    base, _, ndarray = tensor_classes()
+    return tuple(kind for kind in (base, ndarray, jax_arrays.array_class()) if kind is not None)
+
+
 def flatten(state: object) -> Flat:
     """Walk ``state`` and list its leaves.
 
@@ -78,6 +85,7 @@ def flatten(state: object) -> Flat:
     flat = Flat()
     tokens, tensors, values = flat.tokens, flat.tensors, flat.values
     base, known, ndarray = tensor_classes()
+    jax_array = jax_arrays.array_class()
     plain, dicts = _PLAIN, _DICTS
 
     def walk(node: Any, depth: int) -> None:
@@ -115,6 +123,10 @@ def flatten(state: object) -> Flat:
             flat.arrays = True
             tokens.append(kind)
             tensors.append(node)
+        elif jax_array is not None and isinstance(node, jax_array):  # tracers too, by its metaclass
+            flat.arrays = True
+            tokens.append(kind)
+            tensors.append(jax_arrays.View(node))
         elif isinstance(node, Mapping) and not is_stateful(node):
             tokens.append("dict")
             tokens.append(tuple(node))

@@ -285,6 +285,12 @@ class Raw:
         self.socket.close()
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def trainer(script: str, *arguments: str, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
     """A Python process that has this package on its path; talk to it by its stdin and stdout."""
     path = str(Path(__file__).parent.parent)

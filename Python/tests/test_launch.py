@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from real_daemon import free_port
 
 import cairn
 from cairn import attempt, launch
@@ -118,12 +118,6 @@ if "dies" in sys.argv and restart == 0:
         os._exit(1)
     time.sleep(50)  # until the agent ends this one too
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def torchrun(tmp_path: Path, how: str, processes: int, *arguments: str, options: tuple[str, ...] = ()) -> list[list[Any]]:
