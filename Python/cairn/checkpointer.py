@@ -48,8 +48,8 @@ class Checkpointer(History):
         attempt: a token equal on all ranks of this launch and new for each launch; default: agreed on by the ranks (all of them
             must construct at the same time then).
         every: how often a save goes how far, in steps: ``{"memory": 1, "local": 10, "global": 500}``.
-        replicated: plain tensors of a larger world that are equal on all ranks (True, or patterns of names): each is written
-            once, by one of the ranks. By default they are each rank's own.
+        replicated: plain tensors of a larger world that are equal on all ranks (True, patterns of names, or a function that is
+            given a name): each is written once, by one of the ranks. By default they are each rank's own.
         check_replicas: compare replicated tensors, DTensors' too, at each save by their CRC-32: a save in which one differs between
             ranks fails and names it. It reads them all before save() returns; else a difference is not noticed, and the copy of
             the rank that writes it is what is stored.
@@ -125,6 +125,9 @@ class Checkpointer(History):
             node=launch.node(rank, *here, world_size),
         )
         self._last: Save | None = None
+        self._fenced = True
+        """Whether anything fenced since the last save that has lazy tensors."""
+        self._unfenced_warned = False
         self._closed = False
         self._saving = threading.Lock()
         self._pid = os.getpid()
@@ -145,11 +148,18 @@ class Checkpointer(History):
 
     # Saving.
 
-    def guard(self, optimizer: Any) -> None:
+    def guard(self, optimizer: Any = None) -> None:
         """Copy what ``optimizer`` owns lazily from now on, and fence before each of its steps. See guard.Guard.add.
 
+        Args:
+            optimizer: one, wrapped or not, or several in a list, tuple or dict; default: each of torch's that takes a step from now
+                on, so that the first save after its first step is the first lazy one.
+
         What else changes parameters in place, as load_state_dict() or clamping them, belongs into ``with checkpointer.lock():``."""
-        self._guard.add(optimizer)
+        if optimizer is None:
+            self._guard.add_all()
+        else:
+            self._guard.add(optimizer)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -196,6 +206,7 @@ class Checkpointer(History):
         attempts.release_store()
         self._reactions.raise_due(self._link)
         if self._last is not None:
+            self._warn_unfenced(self._last)
             self._link.fence(self._last)
         save = Save(step, upto)
         session = self._link.session
@@ -208,6 +219,7 @@ class Checkpointer(History):
         save._lazy = content.lazy
         self._reactions.available()
         self._last = save
+        self._fenced = content.lazy is None
         deliver(self._link, session, save, lambda: self._send(session, content, save, attempt_try, metadata, ranks))
         return save
 
@@ -225,9 +237,20 @@ class Checkpointer(History):
 
     def _fence_frozen(self) -> None:
         """Wait, where a save has lazy tensors that are not copied yet."""
+        self._fenced = True
         save = self._last
         if save is not None and save._lazy is not None and not save.free and os.getpid() == self._pid:
             self._link.fence(save)
+
+    def _warn_unfenced(self, last: Save) -> None:
+        """Of a loop that trains between two saves, something fences: else what changes its weights is not what is guarded."""
+        if not self._fenced and not self._unfenced_warned:
+            self._unfenced_warned = True
+            log.warning(
+                "cairn: nothing fenced between the saves of step %d and the next one: no guarded optimizer took a step, and lock() "
+                "was not called. If weights have changed meanwhile, that save may hold some of the new ones: guard() what steps",
+                last.step,
+            )
 
     def _begin_branch(self, session: Session) -> None:
         """Let the run begin where ``branch_from`` says. Every rank asks before it does anything else with the run, for the one that
@@ -296,6 +319,7 @@ class Checkpointer(History):
         Raises:
             Unavailable: no daemon. NoSuchStep: ``step`` is not there. Mismatch, WorldSizeChanged, PickleRefused, UnsupportedTensor,
             TimedOut."""
+        self._fenced = True
         if self._last is not None:
             self._link.fence(self._last)
         if self._closed:

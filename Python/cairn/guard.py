@@ -19,6 +19,10 @@ from .tree import tensor_classes
 Lazy = bool | Sequence[str] | None
 
 
+INSIDE = ("optimizer", "optim", "base_optimizer", "_optimizer")
+"""Where wrappers (accelerate's, ZeRO's, mixed precision's) keep the optimizer that holds the state and takes the step."""
+
+
 class Guard:
     """The guarded optimizers of one Checkpointer, and the hooks that fence before they step."""
 
@@ -26,33 +30,65 @@ class Guard:
         self._fence = fence
         self._optimizers: list[Any] = []
         self._handles: list[Any] = []
+        self._takes_all = False
         self._starts: list[int] = []
         self._ends: list[int] = []
 
     def add(self, optimizer: Any) -> None:
-        """Guard an optimizer: torch's, or any object with param_groups, state and step().
+        """Guard an optimizer: torch's, or any object with param_groups, state and step(); or several, in a list, tuple or dict.
 
         torch's global hook is used, which fires first and also for an optimizer inside a wrapper, or one that steps in
-        backward. A class that is not torch's gets its step() wrapped.
+        backward. One whose class is not torch's, or whose step() torch has not put its hooks around, gets its step() wrapped.
 
         Raises:
-            TypeError: it has no param_groups.
+            TypeError: it has no param_groups, or its step is one that nothing tells of.
         """
+        if isinstance(optimizer, list | tuple | dict):
+            for each in optimizer.values() if isinstance(optimizer, dict) else optimizer:
+                self.add(each)
+            return
         if not hasattr(optimizer, "param_groups"):
             raise TypeError(f"guard() takes an optimizer; a {type(optimizer).__name__} has no param_groups")
+        if getattr(optimizer, "_overlap_with_ddp", False):
+            raise TypeError(
+                f"a {type(optimizer).__name__} with overlap_with_ddp=True steps inside DDP's communication hook, which calls no "
+                "hook of an optimizer: use overlap_with_ddp=False, or do not guard it, and save() then copies before it returns"
+            )
         if any(optimizer is other for other in self._optimizers):
             return
         self._optimizers.append(optimizer)
-        torch: Any = sys.modules.get("torch")
-        if torch is not None:
-            from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
+        wraps = False
+        for name in INSIDE:
+            inner = getattr(optimizer, name, None)
+            if hasattr(inner, "param_groups") and inner is not optimizer:
+                self.add(inner)
+                wraps = True
+        self._listen()
+        if "torch" in sys.modules:
+            from torch.optim.optimizer import Optimizer
 
-            if not self._handles:
-                fence = self._fence
-                self._handles.append(register_optimizer_step_pre_hook(lambda *_: fence()))
-            if isinstance(optimizer, Optimizer):
+            if isinstance(optimizer, Optimizer) and (wraps or getattr(type(optimizer).step, "hooked", False)):
                 return
         self._wrap(optimizer)
+
+    def add_all(self) -> None:
+        """Guard each of torch's optimizers when it takes its next step."""
+        self._takes_all = True
+        self._listen()
+
+    def _listen(self) -> None:
+        """Register torch's global hook. A compiled step must not trace it: what it asks for is another at each step."""
+        if self._handles or "torch" not in sys.modules:
+            return
+        import torch
+        from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+        def before_step(optimizer: Any, *_: Any) -> None:
+            self._fence()
+            if self._takes_all:
+                self.add(optimizer)
+
+        self._handles.append(register_optimizer_step_pre_hook(torch.compiler.disable(before_step, reason="Cairn's fence waits")))
 
     def _wrap(self, optimizer: Any) -> None:
         step, fence = optimizer.step, self._fence
@@ -69,6 +105,7 @@ class Guard:
             handle.remove()
         self._handles.clear()
         self._optimizers.clear()
+        self._takes_all = False
 
     def signature(self) -> tuple[object, ...]:
         """Changes when what the guarded optimizers own does: an optimizer is added, or a tensor of one comes, goes or moves.
