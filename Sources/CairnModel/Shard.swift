@@ -1,6 +1,6 @@
 // What a rank gives to a save: shards of tensors, and objects. Values only; their checks are in CairnStore's Layout.
 
-/// The part of a tensor that one rank holds. Shapes and offsets are in elements, row-major.
+/// The part of a tensor that one rank holds: a box of it, or a range of its elements (`isFlat`). Shapes and offsets are in elements, row-major.
 public struct Shard: Hashable, Codable, Sendable {
     public var name: String
     /// A dtype by Cairn's name (CairnStore's `DType`): safetensors' names, and those that the format lacks.
@@ -25,6 +25,13 @@ public struct Shard: Hashable, Codable, Sendable {
     }
 }
 
+extension Shard {
+    /// A range of the whole tensor's elements in row-major order, as a flat optimizer buffer holds it: it has one dimension, the whole has not.
+    public var isFlat: Bool { shape.count == 1 && globalShape.map { $0.count != 1 } ?? false }
+    /// The whole as `shape` and `offsets` count in it: of a flat shard, its elements in a row. Checked shards only: the product may overflow.
+    public var space: [Int] { isFlat ? [(globalShape ?? []).reduce(1, *)] : globalShape ?? shape }
+}
+
 /// Whether an object is equal on all ranks (checked), one rank's own, or found by its key.
 public enum ObjectScope: String, Codable, Sendable { case shared, rank, keyed }
 
@@ -46,7 +53,8 @@ public struct Extent: Hashable, Codable, Sendable {
     public init(address: UInt64, bytes: Int) { self.address = address; self.bytes = bytes }
 }
 
-/// What a rank asks for at restore: a box of a global tensor (no offsets: the whole), or a rank's object or private tensor.
+/// What a rank asks for at restore: a box of a global tensor (no offsets: the whole), or a rank's object or private tensor. One offset and
+/// one extent, of a tensor that has not one dimension: a range of its elements in row-major order.
 public struct Box: Hashable, Codable, Sendable {
     public var name: String
     public var offsets: [Int]?

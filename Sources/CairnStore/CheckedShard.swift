@@ -21,17 +21,21 @@ struct CheckedShard {
 
         var shard = given
         if let globalShape = given.globalShape {
-            let offsets = given.offsets ?? Array(repeating: 0, count: globalShape.count)
-            guard globalShape.count == given.shape.count, offsets.count == given.shape.count else {
-                throw invalid("shape, global shape and offsets differ in their number of dimensions: \(given.shape.count), \(globalShape.count), \(offsets.count)")
+            let offsets = given.offsets ?? Array(repeating: 0, count: given.shape.count)
+            guard given.isFlat || globalShape.count == given.shape.count, offsets.count == given.shape.count else {
+                throw invalid("""
+                    shape, global shape and offsets differ in their number of dimensions: \(given.shape.count), \(globalShape.count), \(offsets.count); \
+                    only a range of the flattened tensor may, which has one
+                    """)
             }
             guard Self.bytes(globalShape, dtype) != nil else {
                 throw invalid("global shape \(globalShape) is negative or its size overflows")
             }
-            for dimension in globalShape.indices {
+            let space = given.space
+            for dimension in space.indices {
                 let (end, overflow) = offsets[dimension].addingReportingOverflow(given.shape[dimension])
-                guard offsets[dimension] >= 0, !overflow, end <= globalShape[dimension] else {
-                    throw invalid("offsets \(offsets) and shape \(given.shape) lie outside the global shape \(globalShape)")
+                guard offsets[dimension] >= 0, !overflow, end <= space[dimension] else {
+                    throw invalid("offsets \(offsets) and shape \(given.shape) lie outside the global shape \(globalShape)\(given.isFlat ? ", flattened" : "")")
                 }
             }
             shard.offsets = offsets

@@ -2,6 +2,8 @@
 //
 // A box is cut with every stored piece of its tensor. Where trailing dimensions are whole in both, they are one run of bytes;
 // the outer dimensions give one run each. Runs that go on in file and destination are joined. Row-major throughout.
+// Wanted and stored parts may also be ranges of the flattened tensor. A wanted range of stored boxes is some boxes one after the other; a
+// wanted box of stored ranges is first cut with the whole, which gives its runs in the flattened tensor, and these with the ranges.
 // (1) The runs of a box cover each of its bytes exactly once, or the plan fails: stored boxes tile (the commit checked it), so
 //     it is enough that the volumes of the cuts add up.
 import CairnModel
@@ -44,37 +46,96 @@ public enum SlicePlan {
 
     private static func make(_ box: Box, _ catalog: StepCatalog, _ near: Set<Int>, limit: Int) throws(SliceError) -> BoxPlan {
         let source = try catalog.source(of: box, near: near)
-        let (offsets, shape) = try bounds(box, source.shape)
+        let (offsets, shape, isFlat) = try bounds(box, source.shape)
         let elementBytes = source.dtype.bytes
         let elements = shape.reduce(1, *)                   // at most the whole tensor's, whose bytes do not overflow
         var runs: [SliceRun] = []
         var covered = 0
-        if elements > 0 {
+        func cutAll(_ offsets: [Int], _ shape: [Int], _ destination: Int) throws(SliceError) {
             for piece in distinct(catalog.pieces(of: source, offsets: offsets, shape: shape), near) {
-                covered += try cut(piece, offsets, shape, elementBytes, into: &runs, box.name, limit)
+                covered += try cut(piece, offsets, shape, elementBytes, at: destination, into: &runs, box.name, limit)
             }
-            guard covered == elements else { throw .notCovered(name: box.name) }
         }
+        switch (isFlat, source.isFlat) {
+        case _ where elements == 0: break
+        case (false, false), (true, true): try cutAll(offsets, shape, 0)
+        case (true, false):
+            for part in boxes(from: offsets[0], count: elements, of: source.shape) { try cutAll(part.offsets, part.shape, part.destination) }
+        case (false, true):
+            let whole = StepCatalog.Source.Piece(rank: 0, offsets: source.shape.map { _ in 0 }, shape: source.shape, fileOffset: 0)
+            var flat: [SliceRun] = []
+            _ = try cut(whole, offsets, shape, elementBytes, at: 0, into: &flat, box.name, limit)
+            // At least one, for the box has elements.
+            let begin = flat[0].fileOffset / elementBytes, end = (flat[flat.count - 1].fileOffset + flat[flat.count - 1].bytes) / elementBytes
+            let pieces = distinct(catalog.pieces(of: source, offsets: [begin], shape: [end - begin]), near)
+            covered = try split(flat, pieces, elementBytes, into: &runs, box.name, limit) / elementBytes
+        }
+        guard covered == elements else { throw .notCovered(name: box.name) }
         return BoxPlan(name: box.name, dtype: source.dtype.rawValue, shape: shape, bytes: elements * elementBytes, runs: runs)
     }
 
-    private static func bounds(_ box: Box, _ whole: [Int]) throws(SliceError) -> (offsets: [Int], shape: [Int]) {
+    private static func bounds(_ box: Box, _ whole: [Int]) throws(SliceError) -> (offsets: [Int], shape: [Int], isFlat: Bool) {
         func outOfRange(_ reason: String) -> SliceError { .boxOutOfRange(name: box.name, reason: reason) }
         guard let offsets = box.offsets else {
             guard box.shape == nil || box.shape == whole else { throw outOfRange("shape \(box.shape ?? []) without offsets, the whole is \(whole)") }
-            return (Array(repeating: 0, count: whole.count), whole)
+            return (Array(repeating: 0, count: whole.count), whole, false)
         }
         guard let shape = box.shape else { throw outOfRange("offsets without a shape") }
-        guard offsets.count == whole.count, shape.count == whole.count else {
+        let isFlat = offsets.count == 1 && shape.count == 1 && whole.count != 1
+        guard isFlat || (offsets.count == whole.count && shape.count == whole.count) else {
             throw outOfRange("\(offsets.count) offsets and \(shape.count) extents for a shape of \(whole.count) dimensions")
         }
-        for dimension in whole.indices {
+        let space = isFlat ? [whole.reduce(1, *)] : whole
+        for dimension in space.indices {
             let (end, overflow) = offsets[dimension].addingReportingOverflow(shape[dimension])
-            guard offsets[dimension] >= 0, shape[dimension] >= 0, !overflow, end <= whole[dimension] else {
-                throw outOfRange("offsets \(offsets) and shape \(shape) lie outside \(whole)")
+            guard offsets[dimension] >= 0, shape[dimension] >= 0, !overflow, end <= space[dimension] else {
+                throw outOfRange("offsets \(offsets) and shape \(shape) lie outside \(whole)\(isFlat ? ", flattened" : "")")
             }
         }
-        return (offsets, shape)
+        return (offsets, shape, isFlat)
+    }
+
+    /// The boxes that a range of elements is made of, in its order; `destination` counts from its first element. Rows of ever outer
+    /// dimensions, then of ever inner ones: at most 2n - 1 boxes of n dimensions.
+    private static func boxes(from begin: Int, count: Int, of shape: [Int]) -> [(offsets: [Int], shape: [Int], destination: Int)] {
+        guard !shape.isEmpty else { return [([], [], 0)] }
+        var rows = [Int](repeating: 1, count: shape.count)          // elements of one row of each dimension
+        for dimension in shape.indices.reversed().dropFirst() { rows[dimension] = rows[dimension + 1] * shape[dimension + 1] }
+        var found: [(offsets: [Int], shape: [Int], destination: Int)] = []
+        var position = begin
+        while position < begin + count {
+            let left = begin + count - position
+            // A row of the last dimension is one element, so there is one.
+            let outer = shape.indices.first { position.isMultiple(of: rows[$0]) && rows[$0] <= left } ?? shape.count - 1
+            let at = shape.indices.map { position / rows[$0] % shape[$0] }
+            let taken = min(left / rows[outer], shape[outer] - at[outer])
+            found.append((at, shape.indices.map { $0 < outer ? 1 : $0 == outer ? taken : shape[$0] }, position - begin))
+            position += taken * rows[outer]
+        }
+        return found
+    }
+
+    /// Cuts runs of the flattened tensor, in ascending order, with its stored ranges; returns how many bytes these hold of them.
+    private static func split(_ flat: [SliceRun], _ pieces: [StepCatalog.Source.Piece], _ elementBytes: Int, into runs: inout [SliceRun],
+                              _ name: String, _ limit: Int) throws(SliceError) -> Int {
+        let pieces = pieces.filter { $0.shape[0] > 0 }.sorted { $0.offsets[0] < $1.offsets[0] }
+        var next = 0, covered = 0
+        for run in flat {
+            let end = run.fileOffset + run.bytes
+            var position = run.fileOffset
+            while position < end {
+                while next < pieces.count, (pieces[next].offsets[0] + pieces[next].shape[0]) * elementBytes <= position { next += 1 }
+                guard next < pieces.count, pieces[next].offsets[0] * elementBytes <= position else { return covered }
+                let begin = pieces[next].offsets[0] * elementBytes
+                let bytes = min(end, begin + pieces[next].shape[0] * elementBytes) - position
+                guard runs.count < limit else { throw .tooManyRuns(name: name, limit: StoreLimits.runs) }
+                append(SliceRun(rank: pieces[next].rank, fileOffset: pieces[next].fileOffset + position - begin,
+                                destination: run.destination + position - run.fileOffset, bytes: bytes), to: &runs)
+                position += bytes
+                covered += bytes
+            }
+        }
+        return covered
     }
 
     /// One piece per stored box: of replicas a near one, else the first.
@@ -95,8 +156,8 @@ public enum SlicePlan {
         return chosen
     }
 
-    /// Appends the runs that a piece gives to a box; returns how many elements they are.
-    private static func cut(_ piece: StepCatalog.Source.Piece, _ offsets: [Int], _ shape: [Int], _ elementBytes: Int,
+    /// Appends the runs that a piece gives to a box, which is at `base` in the destination; returns how many elements they are.
+    private static func cut(_ piece: StepCatalog.Source.Piece, _ offsets: [Int], _ shape: [Int], _ elementBytes: Int, at base: Int,
                             into runs: inout [SliceRun], _ name: String, _ limit: Int) throws(SliceError) -> Int {
         let dimensions = shape.count
         var begin = [Int](repeating: 0, count: dimensions), extent = begin
@@ -119,7 +180,7 @@ public enum SlicePlan {
             return strides
         }
         let from = strides(piece.shape), to = strides(shape)
-        var source = 0, destination = 0
+        var source = 0, destination = base
         for dimension in 0..<dimensions {
             source += (begin[dimension] - piece.offsets[dimension]) * from[dimension]
             destination += (begin[dimension] - offsets[dimension]) * to[dimension]

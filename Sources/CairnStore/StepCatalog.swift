@@ -62,6 +62,8 @@ public struct StepCatalog: Sendable {
         enum Stored { case places([Place]), piece(Piece) }
         var dtype: DType
         var shape: [Int]
+        /// Its pieces are ranges of the flattened tensor, with one offset and one extent.
+        var isFlat = false
         var stored: Stored
     }
 
@@ -97,7 +99,8 @@ public struct StepCatalog: Sendable {
                             shape: stored.shard.shape, fileOffset: dataStart + stored.fileOffset)
     }
 
-    /// The stored pieces that have a part in a box: of each run its members from the first to the last that reach into it.
+    /// The stored pieces that have a part in a box (where they are flat: in a range): of each run its members from the first to the last that
+    /// reach into it.
     func pieces(of source: Source, offsets: [Int], shape: [Int]) -> [Source.Piece] {
         switch source.stored {
         case .piece(let piece): return [piece]
@@ -137,6 +140,6 @@ extension StepCatalog.Source {
     init(_ shard: Shard, _ stored: Stored) {
         // The layout's rules were checked when this step was read: a type that is unknown here cannot be in it.
         guard let dtype = DType(rawValue: shard.dtype) else { preconditionFailure("unchecked dtype '\(shard.dtype)'") }
-        self.init(dtype: dtype, shape: shard.globalShape ?? shard.shape, stored: stored)
+        self.init(dtype: dtype, shape: shard.globalShape ?? shard.shape, isFlat: shard.isFlat, stored: stored)
     }
 }

@@ -2,6 +2,7 @@
 // Inside the tensor (a layout's rule), no two overlap, and their volumes add up to the whole: then there is no gap either.
 // Overlaps are found by a sweep along the dimension with the most distinct offsets, so that any one-dimensional sharding
 // costs n log n, and a grid of them n times its other side.
+// Ranges of the flattened tensor are boxes of one dimension, and tile it likewise.
 // In a large world most boxes are of runs of ranks whose boxes abut: such a run is one box, and only what does not tile so, or holds
 // replicas, is looked at rank by rank, which also names the ranks that are wrong.
 import CairnModel
@@ -49,11 +50,11 @@ public enum Tiling {
 
     /// Whether the runs of one tensor, each as one box, tile it. False says only that nobody knows yet.
     private static func tiles(_ places: [(run: RankRun, index: Int)]) -> Bool {
-        let first = places[0].run.shards[places[0].index].shard, whole = first.globalShape ?? first.shape
+        let first = places[0].run.shards[places[0].index].shard, whole = first.space
         var boxes: [Part] = []
         for (run, index) in places {
             let shard = run.shards[index].shard
-            guard shard.dtype == first.dtype, (shard.globalShape ?? shard.shape) == whole, shard.replicas == nil else { return false }
+            guard shard.dtype == first.dtype, differs(shard, first) == nil, shard.replicas == nil else { return false }
             var box = Part(rank: run.first, shard: shard, offsets: shard.offsets ?? Array(repeating: 0, count: whole.count), shape: shard.shape)
             guard !box.isEmpty else { continue }
             if run.count > 1 {
@@ -68,11 +69,18 @@ public enum Tiling {
         return boxes.count < 2 || (try? checkOverlap(first.name, boxes, dimensions: whole.count)) != nil
     }
 
+    /// How two shards' wholes differ.
+    private static func differs(_ one: Shard, _ other: Shard) -> String? {
+        let shapes = (one.globalShape ?? one.shape, other.globalShape ?? other.shape)
+        guard shapes.0 == shapes.1 else { return "global shapes \(shapes.0) and \(shapes.1)" }
+        // Each of both could be cut into the other's kind, but no saver has both, and one kind only is what stock readers put together.
+        return one.isFlat == other.isFlat ? nil : "one is a box, the other a range of the flattened tensor"
+    }
+
     private static func check(_ name: String, _ parts: [Part]) throws(TilingError) {
-        let whole = parts[0].shard.globalShape ?? parts[0].shard.shape
+        let whole = parts[0].shard.space
         for part in parts.dropFirst() {
-            let other = part.shard.globalShape ?? part.shard.shape
-            guard other == whole else { throw .shapesDiffer(name: name, ranks: [parts[0].rank, part.rank], reason: "global shapes \(whole) and \(other)") }
+            if let reason = differs(parts[0].shard, part.shard) { throw .shapesDiffer(name: name, ranks: [parts[0].rank, part.rank], reason: reason) }
             guard part.shard.dtype == parts[0].shard.dtype else {
                 throw .shapesDiffer(name: name, ranks: [parts[0].rank, part.rank], reason: "dtypes \(parts[0].shard.dtype) and \(part.shard.dtype)")
             }

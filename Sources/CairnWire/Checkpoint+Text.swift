@@ -28,7 +28,8 @@ extension Checkpoint {
           offset: ?int
         )
 
-        # The part of a tensor that one rank holds. Shapes and offsets are in elements, row-major.
+        # The part of a tensor that one rank holds. Shapes and offsets are in elements, row-major. A shape of one dimension where the
+        # global shape has not one: a range of the flattened tensor's elements, as of a flat optimizer buffer.
         type Shard (
           name: string,
           # By the names of safetensors (F32, BF16, I64, ...), and those that the format lacks.
@@ -68,7 +69,8 @@ extension Checkpoint {
         # shard, object or box; the pieces of a load come in the order of its boxes.
         type Piece (name: string, begin: int, bytes: int, segment: int, offset: int)
 
-        # What a rank asks for at restore. No offsets: the whole tensor. With a rank: an object or private tensor of that rank.
+        # What a rank asks for at restore. No offsets: the whole tensor. With a rank: an object or private tensor of that rank. One
+        # offset and one extent of a tensor that has not one dimension: a range of the flattened tensor's elements.
         type Box (name: string, offsets: ?[]int, shape: ?[]int, rank: ?int)
 
         # One rank's save has come to a level, or further on its way to the next.

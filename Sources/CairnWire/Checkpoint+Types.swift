@@ -25,7 +25,8 @@ extension Checkpoint {
         public enum CodingKeys: String, CodingKey, CaseIterable { case memory, streamed, descriptor, offset }
     }
 
-    /// The part of a tensor that one rank holds. Shapes and offsets are in elements, row-major.
+    /// The part of a tensor that one rank holds. Shapes and offsets are in elements, row-major. A shape of one dimension where the
+    /// global shape has not one: a range of the flattened tensor's elements, as of a flat optimizer buffer.
     public struct Shard: WireFields {
         public var name: String
         /// By the names of safetensors (F32, BF16, I64, ...), and those that the format lacks.

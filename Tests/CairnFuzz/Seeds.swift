@@ -15,6 +15,7 @@ enum Seeds {
          Shard(name: "weight", dtype: "F32", shape: [2, 3], globalShape: [4, 3], offsets: [2 * rank, 0], eager: false),
          Shard(name: "norm \"é", dtype: "F64", shape: [2], replica: rank, replicas: 2),
          Shard(name: "rotary", dtype: "C128", shape: [2], globalShape: [4], offsets: [2 * rank]),
+         Shard(name: "flat", dtype: "U8", shape: [3], globalShape: [2, 3], offsets: [3 * rank]),
          Shard(name: "scalar", dtype: "I64", shape: [], isPrivate: true),
          Shard(name: "empty", dtype: "F16", shape: [0, 5], isPrivate: true)]
     }

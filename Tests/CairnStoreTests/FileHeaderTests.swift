@@ -15,6 +15,8 @@ import Testing
 
 @Test func everyDTypeRoundTrips() throws {
     let shards = DType.allCases.map { Shard(name: $0.rawValue, dtype: $0.rawValue, shape: [3, 2], globalShape: [6, 2], offsets: [3, 0]) }
+        + DType.allCases.map { Shard(name: "flat \($0.rawValue)", dtype: $0.rawValue, shape: [5], globalShape: [6, 2], offsets: [4]) }
+        + [Shard(name: "flat scalar", dtype: "C128", shape: [1], globalShape: [], offsets: [0])]
     let plan = try FileHeader.make(layout: Layout.make(shards: shards, rank: 0, worldSize: 1), objects: [], run: testRun,
                                    save: save(), rank: 0, worldSize: 1)
     #expect(try FileHeader.parse(prefix: plan.headerBytes, fileBytes: plan.fileBytes).table == plan.table)

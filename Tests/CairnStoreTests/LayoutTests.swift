@@ -28,7 +28,7 @@ import Testing
     let base = Shard(name: "w", dtype: "F32", shape: [2, 3], globalShape: [4, 3], offsets: [2, 0])
     var variants = [[base]]
     for change: (inout Shard) -> Void in [
-        { $0.name = "v" }, { $0.dtype = "I32" }, { $0.globalShape = [5, 3] }, { $0.offsets = [1, 0] }, { $0.shape = [1, 3] },
+        { $0.name = "v" }, { $0.dtype = "I32" }, { $0.globalShape = [5, 3] }, { $0.offsets = [1, 0] }, { $0.shape = [1, 3] }, { $0.shape = [6]; $0.offsets = [2] },
         { $0.replica = 0; $0.replicas = 2 }, { $0.globalShape = nil; $0.offsets = nil; $0.isPrivate = true },
     ] {
         var changed = base
@@ -66,7 +66,11 @@ struct BadShard: CustomTestStringConvertible, Sendable {
         BadShard("outside", Shard(name: "w", dtype: "F32", shape: [2], globalShape: [4], offsets: [3])),
         BadShard("negative offset", Shard(name: "w", dtype: "F32", shape: [2], globalShape: [4], offsets: [-1])),
         BadShard("overflowing offset", Shard(name: "w", dtype: "F32", shape: [2], globalShape: [4], offsets: [.max])),
-        BadShard("dimensions differ", Shard(name: "w", dtype: "F32", shape: [2], globalShape: [4, 1])),
+        BadShard("dimensions differ", Shard(name: "w", dtype: "F32", shape: [2, 1], globalShape: [4])),
+        BadShard("range outside", Shard(name: "w", dtype: "F32", shape: [2], globalShape: [2, 2], offsets: [3])),
+        BadShard("range with a box's offsets", Shard(name: "w", dtype: "F32", shape: [2], globalShape: [2, 2], offsets: [1, 0])),
+        BadShard("private range", Shard(name: "w", dtype: "F32", shape: [4], globalShape: [2, 2], isPrivate: true)),
+        BadShard("range of an overflowing shape", Shard(name: "w", dtype: "U8", shape: [1], globalShape: [1 << 40, 1 << 40])),
         BadShard("offsets of other dimensions", Shard(name: "w", dtype: "F32", shape: [2], globalShape: [4], offsets: [0, 0])),
         BadShard("offsets without a whole", Shard(name: "w", dtype: "F32", shape: [2], offsets: [1])),
         BadShard("too many dimensions", Shard(name: "w", dtype: "U8", shape: Array(repeating: 1, count: 65))),

@@ -12,7 +12,7 @@ private func randomFiles(_ tables: [RankTable], whole: [UInt8], shape: [Int], el
     for table in tables {
         var file = (0..<table.fileBytes).map { _ in UInt8.random(in: .min ... .max, using: &generator) }
         for stored in table.shards where stored.shard.name == "w" {
-            let part = slice(whole, shape, stored.shard.offsets ?? shape.map { _ in 0 }, stored.shard.shape, elementBytes)
+            let part = slice(whole, stored.shard.space, stored.shard.offsets ?? shape.map { _ in 0 }, stored.shard.shape, elementBytes)
             file.replaceSubrange(stored.fileOffset..<stored.fileOffset + stored.bytes, with: part)
         }
         files[table.rank] = file
@@ -34,13 +34,15 @@ private func slice(_ bytes: [UInt8], _ whole: [Int], _ offsets: [Int], _ shape: 
     return result
 }
 
-@Test(arguments: 0..<200 as Range<UInt64>) func boxesOfAnyShardingHaveTheBytesOfTheWhole(seed: UInt64) throws {
+@Test(arguments: 0..<400 as Range<UInt64>) func boxesOfAnyShardingHaveTheBytesOfTheWhole(seed: UInt64) throws {
     var generator = SeededGenerator(seed: seed)
     let dtype = try #require([DType.u8, .bf16, .f32, .c128].randomElement(using: &generator))
     let shape = (0..<Int.random(in: 0...4, using: &generator)).map { _ in Int.random(in: 1...6, using: &generator) }
     let whole = (0..<shape.reduce(dtype.bytes, *)).map { _ in UInt8.random(in: .min ... .max, using: &generator) }
     let replicas = Bool.random(using: &generator) ? 2 : 1
-    let parts = randomTiling(shape, parts: shape.isEmpty ? 1 : Int.random(in: 1...10, using: &generator), using: &generator)
+    let flat = [shape.reduce(1, *)]                     // the tensor's elements in a row, which ranges are cut of
+    let space = Bool.random(using: &generator) ? flat : shape
+    let parts = randomTiling(space, parts: space.isEmpty ? 1 : Int.random(in: 1...10, using: &generator), using: &generator)
     var tables: [RankTable] = []
     for replica in 0..<replicas {
         for part in parts {
@@ -59,6 +61,9 @@ private func slice(_ bytes: [UInt8], _ whole: [Int], _ offsets: [Int], _ shape: 
         let extent = zip(shape, offsets).map { Int.random(in: 0...($0 - $1), using: &generator) }
         boxes.append(Box(name: "w", offsets: offsets, shape: extent))
         expected.append(slice(whole, shape, offsets, extent, dtype.bytes))
+        let begin = Int.random(in: 0...flat[0], using: &generator), count = Int.random(in: 0...(flat[0] - begin), using: &generator)
+        boxes.append(Box(name: "w", offsets: [begin], shape: [count]))
+        expected.append(slice(whole, flat, [begin], [count], dtype.bytes))
     }
     let step = index(tables)
     let plans = try SlicePlan.make(index: step, boxes: boxes, near: near)
@@ -119,6 +124,28 @@ private func slice(_ bytes: [UInt8], _ whole: [Int], _ offsets: [Int], _ shape: 
     #expect(plan.runs.map(\.bytes) == [5 * 32, 25 * 32, 25 * 32, 5 * 32])
 }
 
+@Test func rangesOfTheFlattenedTensorAreReadAsRowsAndColumns() throws {
+    // As ZeRO cuts: 4 equal parts of 10 x 6 elements, none of which ends with a row.
+    let tables = try (0..<4).map { try table(rank: $0, [Shard(name: "w", dtype: "F32", shape: [15], globalShape: [10, 6], offsets: [15 * $0])]) }
+    try Tiling.check(tables: tables)
+    let start = tables.map { $0.shards[0].fileOffset }
+    let rows = try SlicePlan.make(index: index(tables), boxes: [Box(name: "w", offsets: [2, 0], shape: [4, 6])])[0]
+    #expect(rows.runs == [SliceRun(rank: 0, fileOffset: start[0] + 48, destination: 0, bytes: 12), SliceRun(rank: 1, fileOffset: start[1], destination: 12, bytes: 60),
+                          SliceRun(rank: 2, fileOffset: start[2], destination: 72, bytes: 24)])
+    let column = try SlicePlan.make(index: index(tables), boxes: [Box(name: "w", offsets: [0, 2], shape: [10, 1])])[0]
+    #expect(column.runs.map(\.rank) == [0, 0, 0, 1, 1, 2, 2, 2, 3, 3])
+    #expect(column.runs.allSatisfy { $0.bytes == 4 })
+    #expect(try SlicePlan.make(index: index(tables), boxes: [Box(name: "w")])[0].runs.map(\.bytes) == [60, 60, 60, 60])
+}
+
+@Test func aWantedRangeIsAtMostTwiceTheDimensionsOfBoxes() throws {
+    let tables = [try table(rank: 0, [Shard(name: "w", dtype: "U8", shape: [4, 5, 6], globalShape: [8, 5, 6], offsets: [0, 0, 0])]),
+                  try table(rank: 1, [Shard(name: "w", dtype: "U8", shape: [4, 5, 6], globalShape: [8, 5, 6], offsets: [4, 0, 0])])]
+    let plan = try SlicePlan.make(index: index(tables), boxes: [Box(name: "w", offsets: [7], shape: [200])])[0]
+    #expect(plan.runs.map(\.bytes) == [113, 87], "what goes on in the file is one run")
+    #expect(plan.shape == [200] && plan.bytes == 200)
+}
+
 @Test func nearReplicasAreRead() throws {
     let tables = try (0..<3).map { try table(rank: $0, [Shard(name: "w", dtype: "U8", shape: [8], replica: $0, replicas: 3)]) }
     #expect(try SlicePlan.make(index: index(tables), boxes: [Box(name: "w")], near: [2])[0].runs.map(\.rank) == [2])
@@ -144,7 +171,8 @@ private func slice(_ bytes: [UInt8], _ whole: [Int], _ offsets: [Int], _ shape: 
 
 @Test func boxesThatCannotBeGivenAreRefused() throws {
     let tables = try (0..<2).map { try table(rank: $0, [Shard(name: "w", dtype: "F32", shape: [2, 3], globalShape: [4, 3], offsets: [2 * $0, 0])], worldSize: 2) }
-    for box in [Box(name: "w", offsets: [0, 0]), Box(name: "w", shape: [1, 3]), Box(name: "w", offsets: [0], shape: [1]), Box(name: "w", offsets: [0, 1], shape: [4, 3]),
+    for box in [Box(name: "w", offsets: [0, 0]), Box(name: "w", shape: [1, 3]), Box(name: "w", offsets: [0, 0, 0], shape: [1, 1, 1]), Box(name: "w", offsets: [0], shape: [1, 1]),
+                Box(name: "w", offsets: [12], shape: [1]), Box(name: "w", offsets: [.max], shape: [.max]), Box(name: "w", offsets: [-1], shape: [1]), Box(name: "w", offsets: [0, 1], shape: [4, 3]),
                 Box(name: "w", offsets: [-1, 0], shape: [1, 3]), Box(name: "w", offsets: [0, 0], shape: [-1, 3]), Box(name: "w", offsets: [.max, 0], shape: [.max, 3])] {
         do throws(SliceError) {
             _ = try SlicePlan.make(index: index(tables), boxes: [box])

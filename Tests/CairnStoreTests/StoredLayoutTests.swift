@@ -56,6 +56,16 @@ private func roundTrip(_ tables: [RankTable], worldSize: Int) throws -> StoredLa
     #expect(try roundTrip(mesh, worldSize: world).runs.count == columns)
 }
 
+@Test func equalRangesOfFlattenedTensorsAreOneRun() throws {
+    // A flat buffer of one tensor, cut into equal parts: its ranges move on evenly.
+    let ranges = try tables(Array(0..<16), worldSize: 16) { rank in
+        [Shard(name: "w", dtype: "F32", shape: [15], globalShape: [24, 10], offsets: [15 * rank])]
+    }
+    let layout = try roundTrip(ranges, worldSize: 16)
+    #expect(layout.runs.count == 1)
+    try Tiling.check(layout)
+}
+
 @Test func whatHasNoPatternIsRunsOfSingleRanks() throws {
     var generator = SeededGenerator(seed: 5)
     for _ in 0..<50 {

@@ -38,6 +38,17 @@ private func check(_ shards: [Shard]...) throws {
     }
 }
 
+@Test func rangesOfTheFlattenedTensorTileIt() throws {
+    try check([shard([0], [5], of: [4, 3])], [shard([5], [0], of: [4, 3])], [shard([5], [7], of: [4, 3])])
+    try check([shard([0], [1], of: [])])
+    #expect(throws: TilingError.incomplete(name: "w", ranks: [0, 1], missingElements: 1)) { try check([shard([0], [5], of: [4, 3])], [shard([6], [6], of: [4, 3])]) }
+    #expect(throws: TilingError.overlap(name: "w", ranks: [0, 1])) { try check([shard([0], [7], of: [4, 3])], [shard([6], [5], of: [4, 3])]) }
+    #expect(throws: TilingError.shapesDiffer(name: "w", ranks: [0, 1], reason: "one is a box, the other a range of the flattened tensor")) {
+        try check([shard([0], [6], of: [4, 3])], [shard([2, 0], [2, 3], of: [4, 3])])
+    }
+    #expect(throws: TilingError.self) { try check([shard([0], [6], of: [4, 3])], [shard([6], [6], of: [3, 4])]) }
+}
+
 @Test func gapsAndOverlapsAreRefused() {
     #expect(throws: TilingError.incomplete(name: "w", ranks: [0], missingElements: 2)) { try check([shard([0], [2], of: [4])]) }
     #expect(throws: TilingError.overlap(name: "w", ranks: [0, 1])) { try check([shard([0], [3], of: [4])], [shard([2], [2], of: [4])]) }
@@ -74,10 +85,12 @@ func randomTiling(_ whole: [Int], parts: Int, using generator: inout SeededGener
 
 @Test(arguments: 0..<100 as Range<UInt64>) func randomTilingsAreAcceptedAndTheirDamageIsNot(seed: UInt64) throws {
     var generator = SeededGenerator(seed: seed)
-    let whole = (0..<Int.random(in: 1...4, using: &generator)).map { _ in Int.random(in: 1...7, using: &generator) }
+    let dimensions = (0..<Int.random(in: 1...4, using: &generator)).map { _ in Int.random(in: 1...7, using: &generator) }
+    // Of every second one the elements in a row.
+    let whole = Bool.random(using: &generator) ? dimensions : [dimensions.reduce(1, *)]
     let boxes = randomTiling(whole, parts: Int.random(in: 1...12, using: &generator), using: &generator)
     func tables(_ boxes: [(offsets: [Int], shape: [Int])]) throws -> [RankTable] {
-        try boxes.enumerated().map { try table(rank: $0.offset, [shard($0.element.offsets, $0.element.shape, of: whole)]) }
+        try boxes.enumerated().map { try table(rank: $0.offset, [shard($0.element.offsets, $0.element.shape, of: dimensions)]) }
     }
     try Tiling.check(tables: tables(boxes))
     // Any box changed, moved or left out, and it is no tiling.
