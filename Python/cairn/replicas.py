@@ -94,7 +94,7 @@ def agreed(leaves: Sequence[Leaf]) -> list[tuple[str, bytes]]:
             what = (leaf.name, leaf.dtype, leaf.shape, leaf.global_shape, leaf.offsets, leaf.owner)
             lists[id(leaf.group)].append(repr(what))
     objects = []
-    for group, lines in sorted(groups.items()):
+    for group, lines in sorted(groups.items(), key=lambda item: tuple(item[0])):  # ranges have no order
         which = hashlib.sha256(repr(group).encode()).hexdigest()[:8]
         digest = hashlib.sha256("\n".join(sorted(lines)).encode("utf-8", "surrogatepass")).hexdigest()
         objects.append((f"{PREFIX}.{which}", f"{len(lines)} tensors {digest}".encode()))
