@@ -36,18 +36,20 @@ from .errors import (
     WireError,
     WorldSizeChanged,
 )
+from .flat import FlatShard, flat_shards
 from .history import newest_step
 from .limits import default_socket
 from .plan import Only
+from .restore import Restored
 from .rng import rng_state, set_rng_state
 from .saves import Reached, Save
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "AttemptEnded", "Busy", "CairnError", "CheckpointFailed", "Checkpointer", "Corrupt", "Draining", "Failed", "InvalidShard",
-    "LevelNotAsked", "Mismatch", "NoAttempt", "NoCommit", "NoSpace", "NoSuchRun", "NoSuchStep", "NotOpen", "NotPermitted",
-    "NotSupported", "NotWhole", "Only", "PickleRefused", "ProtocolError", "RankTaken", "Reached", "Save", "TierDown", "TimedOut",
-    "TooLarge", "Unavailable", "UnknownLayout", "UnknownSave", "UnsupportedTensor", "WireError", "WorldSizeChanged",
-    "default_socket", "newest_step", "rng_state", "set_rng_state",
+    "AttemptEnded", "Busy", "CairnError", "CheckpointFailed", "Checkpointer", "Corrupt", "Draining", "Failed", "FlatShard",
+    "InvalidShard", "LevelNotAsked", "Mismatch", "NoAttempt", "NoCommit", "NoSpace", "NoSuchRun", "NoSuchStep", "NotOpen",
+    "NotPermitted", "NotSupported", "NotWhole", "Only", "PickleRefused", "ProtocolError", "RankTaken", "Reached", "Restored",
+    "Save", "TierDown", "TimedOut", "TooLarge", "Unavailable", "UnknownLayout", "UnknownSave", "UnsupportedTensor", "WireError",
+    "WorldSizeChanged", "default_socket", "flat_shards", "newest_step", "rng_state", "set_rng_state",
 ]  # fmt: skip

@@ -13,12 +13,13 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
 from . import attempt as attempts
 from . import errors, launch, limits, options, process
+from .choice import Choice, Names
 from .foreign import Objects
 from .guard import Guard, Lazy
 from .history import History
@@ -26,7 +27,7 @@ from .layout import Content, Layouts, Replicated
 from .link import Link
 from .pickles import AllowPickle
 from .reactions import Reactions
-from .restore import Wish
+from .restore import Restored, Wish
 from .restore import restore as restore_state
 from .saves import Failures, Save, level_named
 from .scopes import Keyed, Scopes, Shared
@@ -49,7 +50,9 @@ class Checkpointer(History):
             must construct at the same time then).
         every: how often a save goes how far, in steps: ``{"memory": 1, "local": 10, "global": 500}``.
         replicated: plain tensors of a larger world that are equal on all ranks (True, patterns of names, or a function that is
-            given a name): each is written once, by one of the ranks. By default they are each rank's own.
+            given a name), or on some (a mapping from patterns of names to the ranks that hold them, this one among them, as a
+            pipeline stage's; it alone: a whole that no other has). Each is written once, by one of these ranks. By default they
+            are each rank's own.
         check_replicas: compare replicated tensors, DTensors' too, at each save by their CRC-32: a save in which one differs between
             ranks fails and names it. It reads them all before save() returns; else a difference is not noticed, and the copy of
             the rank that writes it is what is stored.
@@ -124,6 +127,8 @@ class Checkpointer(History):
             check_replicas=check_replicas,
             node=launch.node(rank, *here, world_size),
         )
+        self.last_restore: Restored | None = None
+        """What the last restore() that returned did; None: there was nothing to restore, or there was none."""
         self._last: Save | None = None
         self._fenced = True
         """Whether anything fenced since the last save that has lazy tensors."""
@@ -299,6 +304,9 @@ class Checkpointer(History):
         step: int | None = None,
         *,
         strict: bool = True,
+        only: Sequence[str] | None = None,
+        names: Names | None = None,
+        cast: bool = False,
         allow_pickle: AllowPickle = False,
         objects: Objects = "own",
         timeout: float = limits.RESTORE_SECONDS,
@@ -308,9 +316,15 @@ class Checkpointer(History):
         All ranks must call it, and get the same answer. Where it raises, tensors may hold parts of a step.
 
         Args:
-            state: a dict or list as it was given to save(); what it lacks is added, what has another placement is resharded.
+            state: a dict or list as it was given to save(); what it lacks is added, but for parts of distributed tensors, and what
+                has another placement is resharded. Docs/resharding.md has the rules.
             step: default: the newest whole step.
-            strict: raise Mismatch when a tensor is missing, or of another shape or dtype; else restore what fits.
+            strict: raise Mismatch when a tensor is missing, or of another shape or dtype; else restore what fits (``last_restore``
+                says what did not, and a warning some of it).
+            only: patterns of names, of tensors and of values, as fnmatch has them: all else is left as it is.
+            names: the names that tensors were saved under, where they differ; see choice.Names. Tensors are then found by name in
+                the whole step, none is added, and ``{}`` says that no name differs.
+            cast: convert floating (or complex) numbers to the dtype that the state's tensor has, as they come, without a copy.
             allow_pickle: see pickles.AllowPickle.
             objects: for a step of another world size, or that this rank took no part in; see foreign.Objects.
             timeout: seconds to agree with the other ranks.
@@ -318,8 +332,9 @@ class Checkpointer(History):
             the step, or None when the run has nothing to restore.
         Raises:
             Unavailable: no daemon. NoSuchStep: ``step`` is not there. Mismatch, WorldSizeChanged, PickleRefused, UnsupportedTensor,
-            TimedOut."""
+            TimedOut. ValueError: ``names`` or ``only`` is not what it should be."""
         self._fenced = True
+        choice = Choice(names, only)
         if self._last is not None:
             self._link.fence(self._last)
         if self._closed:
@@ -327,8 +342,10 @@ class Checkpointer(History):
         session = self._link.wait_for_session(limits.CALL_SECONDS, opening=min(timeout, limits.OPEN_SECONDS))
         try:
             self._begin_branch(session)
-            wish = Wish(state, step, strict, allow_pickle, objects, timeout, self._scopes.keys)
-            return restore_state(session, self._counters, wish)
+            wish = Wish(state, step, strict, allow_pickle, objects, timeout, self._scopes.keys, choice, cast)
+            restored = restore_state(session, self._counters, wish)
+            self.last_restore = restored
+            return None if restored is None else restored.step
         except BaseException as failure:
             if session.loads.dead:
                 self._link.lose(session, str(failure) or type(failure).__name__)

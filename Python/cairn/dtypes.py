@@ -15,6 +15,15 @@ BYTES: dict[str, int] = {
 }  # fmt: skip
 """Bytes of one element."""
 
+_FLOATS = frozenset(name for name in BYTES if name.startswith(("F", "BF")))
+_COMPLEX = frozenset({"C64", "C128"})
+
+
+def can_cast(saved: str, wanted: str) -> bool:
+    """Whether one is only a more or less precise form of the other."""
+    return {saved, wanted} <= _FLOATS or {saved, wanted} <= _COMPLEX
+
+
 _TORCH: dict[str, str] = {
     "bool": "BOOL", "uint8": "U8", "int8": "I8", "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2",
     "float8_e8m0fnu": "F8_E8M0", "float8_e4m3fnuz": "F8_E4M3FNUZ", "float8_e5m2fnuz": "F8_E5M2FNUZ", "int16": "I16",

@@ -5,7 +5,7 @@ The name is API, the text is not.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -128,7 +128,13 @@ class UnsupportedTensor(CairnError, TypeError):
 
 
 class Mismatch(CairnError, ValueError):
-    """The state given to restore() does not fit what was saved."""
+    """The state given to restore() does not fit what was saved. ``missing``: names of its tensors that were not saved;
+    ``different``: how others differ."""
+
+    def __init__(self, text: str, *, missing: Sequence[str] = (), different: Sequence[str] = ()) -> None:
+        self.missing = list(missing)
+        self.different = list(different)
+        super().__init__(text)
 
 
 class WorldSizeChanged(CairnError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -18,7 +18,7 @@ from .replicas import Group
 from .scopes import Scopes, Stored
 from .tensors import Leaf
 
-Replicated = bool | Sequence[str] | Callable[[str], bool]
+Replicated = bool | Sequence[str] | Mapping[str, Sequence[int]] | Callable[[str], bool]
 Ranks = tuple[int, ...] | range
 """The ranks that take part in a save, ascending."""
 
@@ -100,6 +100,28 @@ def _version_or_none(tensor: Any) -> Any:
         return None
 
 
+def _groups(replicated: Replicated, rank: int, world_size: int) -> list[tuple[Callable[[str], bool], Group]]:
+    """Which names, and the ranks on which what has such a name is equal; the first that fits counts."""
+    everyone = range(world_size)
+    if isinstance(replicated, bool):
+        return [(lambda name: True, everyone)] if replicated else []
+    if callable(replicated):
+        return [(replicated, everyone)]
+    if not isinstance(replicated, Mapping):
+        return [(_fits(pattern), everyone) for pattern in replicated]
+    found: list[tuple[Callable[[str], bool], Group]] = []
+    for pattern, ranks in replicated.items():
+        group = tuple(sorted(set(ranks)))
+        if rank not in group or not all(type(each) is int and 0 <= each < world_size for each in group):
+            raise ValueError(f"replicated: '{pattern}' is on ranks of {world_size}, rank {rank} among them, not on {ranks!r}")
+        found.append((_fits(pattern), everyone if len(group) == world_size else group))
+    return found
+
+
+def _fits(pattern: str) -> Callable[[str], bool]:
+    return lambda name: fnmatch.fnmatchcase(name, pattern)
+
+
 class Layouts:
     """Makes the content of each save; one save at a time, after the one before it is staged."""
 
@@ -117,7 +139,7 @@ class Layouts:
         self._world_size = world_size
         self._rank = rank
         self._guard = guard
-        self._replicated = replicated
+        self._replicated = _groups(replicated, rank, world_size)
         self._scopes = scopes or Scopes()
         self._check_replicas = check_replicas
         self._node = node
@@ -240,23 +262,21 @@ class Layouts:
             immutable = leaf.kind == "jax"
             leaf.eager = not (immutable or named_lazy(leaf.name, lazy) or self._guard.owns(leaf.address, leaf.bytes))
         if leaf.group is not None:
-            if id(leaf.group) not in taking:
-                some = tuple(rank for rank in leaf.group if rank in ranks)
-                taking[id(leaf.group)] = leaf.group, some if len(some) > 1 and self._rank in some else None
-            leaf.group = taking[id(leaf.group)][1]
+            self._share(leaf, leaf.group, ranks, taking)
         if leaf.distributed or self._world_size == 1:
             return
-        if self._is_replicated(leaf.name):
-            leaf.group = ranks if len(ranks) > 1 else None
-        else:
+        group = next((group for fits, group in self._replicated if fits(leaf.name)), None)
+        if group is None:
             leaf.private = True
+        else:
+            self._share(leaf, group, ranks, taking)
 
-    def _is_replicated(self, name: str) -> bool:
-        if isinstance(self._replicated, bool):
-            return self._replicated
-        if callable(self._replicated):
-            return self._replicated(name)
-        return any(fnmatch.fnmatchcase(name, pattern) for pattern in self._replicated)
+    def _share(self, leaf: Leaf, group: Group, ranks: Ranks, taking: dict[int, tuple[Group, Group | None]]) -> None:
+        """The leaf is equal on the ranks of ``group``, or of those that take part."""
+        if id(group) not in taking:
+            some = ranks if len(group) == self._world_size else tuple(rank for rank in group if rank in ranks)
+            taking[id(group)] = group, some if len(some) > 1 and self._rank in some else None
+        leaf.group = taking[id(group)][1]
 
     def _assign(self, layout: Layout, rest: Sequence[Any]) -> dict[int, str]:
         """Say who writes each replicated tensor. Returns, by index, the names under which the very same memory is stored already;

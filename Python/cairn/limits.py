@@ -67,6 +67,12 @@ REPLY_BYTES = 512 << 20
 BOXES_PER_LOAD = 16384
 """Keeps a Load's message far below the daemon's limit on messages."""
 
+NAMES_SHOWN = 5
+"""Names that an error or a line of the log lists; Mismatch and Checkpointer.last_restore have all."""
+
+ALIAS_TREES = 64
+"""Ranks' trees that a restore of another world size reads to find what a tied tensor was stored as, before it is missed."""
+
 SCRATCH_LEAF_BYTES = 1 << 20
 SCRATCH_BYTES = 32 << 20
 """An eager tensor that comes with a new address at every save is copied into a kept buffer, if it is this small and all

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from . import errors, limits, tensors
+from . import dtypes, errors, limits, tensors
 from .plan import NEAR, Target, rows
 from .session import Lease, Session
 from .wire import CHECKPOINT
@@ -17,9 +17,9 @@ from .wire import CHECKPOINT
 
 @dataclass(slots=True)
 class Batch:
-    """The boxes of one Load, and where the bytes of each go: (box, address, bytes)."""
+    """The boxes of one Load, and where the bytes of each go: (box, target, from which of its bytes on, bytes)."""
 
-    boxes: list[tuple[dict[str, Any], int, int]]
+    boxes: list[tuple[dict[str, Any], Target, int, int]]
     lease: Lease
 
 
@@ -34,6 +34,7 @@ class Loader:
         self._is_wide = False
         self._boxes_per_load = min(limits.BOXES_PER_LOAD, session.limits.get("boxes", limits.BOXES_PER_LOAD))
         self.tiers: set[str] = set()
+        self.bytes = 0
 
     def read(self, name: str, rank: int, count: int) -> bytes:
         """An object's bytes."""
@@ -84,15 +85,15 @@ class Loader:
         not go with what others did, nor much of one rank's with another's.
         """
         turns = itertools.cycle(self._leases)
-        boxes: list[tuple[dict[str, Any], int, int]] = []
+        boxes: list[tuple[dict[str, Any], Target, int, int]] = []
         used, source = 0, NEAR
-        for target, box, address, count in self._boxes(sorted(targets, key=lambda target: target.source)):
+        for target, box, begin, count in self._boxes(sorted(targets, key=lambda target: target.source)):
             parts = target.source != source and (source == NEAR or used > limits.LEAST_LEASE_BYTES)
             source = target.source
             if boxes and (parts or used + count > self._room or len(boxes) >= self._boxes_per_load):
                 yield Batch(boxes, next(turns))
                 boxes, used = [], 0
-            boxes.append((box, address, count))
+            boxes.append((box, target, begin, count))
             used += -(-count // limits.LEASE_ALIGNMENT) * limits.LEASE_ALIGNMENT
         if boxes:
             yield Batch(boxes, next(turns))
@@ -103,20 +104,19 @@ class Loader:
             if target.rank is not None:
                 box["rank"] = target.rank
             if target.bytes <= self._room and target.offsets is None:
-                yield target, box, target.address, target.bytes
+                yield target, box, 0, target.bytes
                 continue
             offsets = target.offsets or (0,) * len(target.shape)
-            address = target.address
-            item = target.bytes // max(1, tensors.count(target.shape))
+            begin, item = 0, dtypes.BYTES[target.dtype]
             for place, shape, count in rows(target.shape, offsets, item, self._room):
-                yield target, box | {"offsets": place, "shape": shape}, address, count
-                address += count
+                yield target, box | {"offsets": place, "shape": shape}, begin, count
+                begin += count
 
     def _ask(self, batch: Batch) -> None:
         parameters = {
             "step": self._step,
             "sequence": self._sequence,
-            "boxes": [box for box, _, _ in batch.boxes],
+            "boxes": [box for box, *_ in batch.boxes],
             "segments": [batch.lease.segment],
         }
         self._session.loads.send(CHECKPOINT + "Load", parameters)
@@ -128,16 +128,20 @@ class Loader:
         self.tiers.add(str(reply.get("tier", "")))
         pieces = iter(reply["placed"])
         lease = batch.lease
-        for box, address, count in batch.boxes:
-            done = 0
+        for box, target, begin, count in batch.boxes:
+            done, item = 0, dtypes.BYTES[target.dtype]
             while done < count:
                 piece = next(pieces)
                 size, offset = int(piece["bytes"]), int(piece["offset"])
                 right = piece["name"] == box["name"] and piece["segment"] == lease.segment
-                if not right or size <= 0 or done + size > count or not 0 <= offset <= lease.bytes - size:
+                if not right or size <= 0 or size % item or done + size > count or not 0 <= offset <= lease.bytes - size:
                     raise errors.ProtocolError(f"Load of '{box['name']}' ({count} bytes) placed {piece!r}")
-                tensors.move(address + done, lease.address + offset, size)
+                if target.cast:
+                    tensors.convert(target.keep, (begin + done) // item, lease.address + offset, size, target.dtype)
+                else:
+                    tensors.move(target.address + begin + done, lease.address + offset, size)
                 done += size
+            self.bytes += count
 
     def _forgo(self, count: int) -> None:
         """Take the replies that are still to come, so that the next call gets its own."""

@@ -9,11 +9,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from . import dtypes, jax_arrays, placement, tensors, tree
+from . import dtypes, jax_arrays, limits, placement, tensors, tree
 from .errors import Mismatch, UnsupportedTensor
 from .scopes import Values
+
+if TYPE_CHECKING:
+    from .choice import Choice
 
 _MISSING: Any = object()
 
@@ -27,7 +30,9 @@ class Only(dict[Any, Any]):
 
 @dataclass(slots=True)
 class Target:
-    """A box of a stored tensor and the memory it goes to. ``offsets`` of None: the whole."""
+    """A box of a stored tensor and the memory it goes to. ``offsets`` of None: the whole; one of them, of a tensor that has not one
+    dimension: a range of its elements. ``bytes`` are the stored ones. ``keep`` has the memory; ``cast``: it is a dense tensor of
+    another dtype, and they are converted into it."""
 
     name: str
     rank: int | None
@@ -38,25 +43,47 @@ class Target:
     keep: Any
     bytes: int
     source: int = NEAR
+    cast: bool = False
 
 
 @dataclass
 class Plan:
-    """What one restore does, in order: load ``targets``, ``fills``, and after agreement ``sets`` and ``loads``."""
+    """What one restore does, in order: load ``targets``, ``fills``, and after agreement ``sets`` and ``loads``; and what does not
+    fit.
+
+    ``missing``: the state's tensors that were not saved, with the names that they were looked for. ``different``: how others
+    differ. ``unexpected``: tensors that were saved and are not in the state. ``skipped``: tensors that were single ranks' own.
+    """
 
     targets: list[Target] = field(default_factory=list)
     fills: list[tuple[Any, Any]] = field(default_factory=list)
     sets: list[tuple[Any, Any, Any]] = field(default_factory=list)
     loads: list[tuple[Any, Any]] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
+    missing: dict[str, str] = field(default_factory=dict)
+    different: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+
+    @property
+    def problems(self) -> list[str]:
+        looked = {name: f" as '{saved}'" if saved != name else "" for name, saved in self.missing.items()}
+        return self.different + [f"tensor '{name}' was not saved{where}" for name, where in looked.items()]
 
     def check(self, strict: bool) -> None:
         """Raise Mismatch for what does not fit, unless the caller wants what does."""
-        if self.problems and strict:
-            shown = "; ".join(self.problems[:5])
-            more = f"; and {len(self.problems) - 5} more" if len(self.problems) > 5 else ""
-            raise Mismatch(f"the state does not fit what was saved: {shown}{more}. strict=False restores what fits")
+        problems = self.problems
+        if problems and strict:
+            text = f"the state does not fit what was saved: {some(problems, '; ')}. strict=False restores what fits"
+            raise Mismatch(text, missing=list(self.missing), different=self.different)
+
+    def notes(self) -> list[str]:
+        """What of it the caller should be told, a line for each kind."""
+        lines = [some(self.problems, "; ")] if self.problems else []
+        if self.skipped:
+            lines.append(f"not restored, for they were saved as single ranks' own: {some(self.skipped)}")
+        if self.unexpected:
+            lines.append(f"{len(self.unexpected)} tensors were saved and are not in the state: {some(self.unexpected)}")
+        return lines
 
     def finish_bytes(self) -> None:
         for tensor, buffer in self.fills:
@@ -67,6 +94,12 @@ class Plan:
             container[key] = jax_arrays.settled(value)
         for stateful, state in self.loads:
             stateful.load_state_dict(jax_arrays.settled(state))
+
+
+def some(texts: Sequence[str], separator: str = ", ") -> str:
+    """The first of them, and how many more there are."""
+    more = f"{separator}and {len(texts) - limits.NAMES_SHOWN} more" if len(texts) > limits.NAMES_SHOWN else ""
+    return separator.join(texts[: limits.NAMES_SHOWN]) + more
 
 
 @dataclass(frozen=True)
@@ -83,7 +116,7 @@ class Stored:
 
 
 def stored_of_record(record: Mapping[str, Any], rank: int) -> Stored:
-    whole = record.get("globalShape") or record["shape"]
+    whole = record.get("globalShape", record["shape"])
     private = bool(record.get("private", False))
     return Stored(
         record["name"], record["kind"], record["dtype"], tuple(whole), rank if private else None,
@@ -92,35 +125,59 @@ def stored_of_record(record: Mapping[str, Any], rank: int) -> Stored:
     )  # fmt: skip
 
 
-class Planner:
-    """Makes the plan for one state."""
+Find = Callable[[str], Stored | None]
+"""A stored tensor by the name that it was saved under."""
 
-    def __init__(self) -> None:
+
+class Planner:
+    """Makes the plan for one state.
+
+    Args:
+        choice: which tensors and values, under which names; default: all, under their own.
+        cast: numbers of another precision are converted, and no problem.
+    """
+
+    def __init__(self, choice: Choice | None = None, *, cast: bool = False) -> None:
         self.plan = Plan()
+        self.found: set[str] = set()
+        """The names of the stored tensors that the plan has looked at."""
+        self._choice = choice
+        self._cast = cast
         self._first: dict[tuple[Any, ...], tuple[int, Any]] = {}
         self._created: dict[str, Any] = {}
-        self._classes: tuple[type, ...] = tree.leaf_classes()
+        self._classes = tree.leaf_classes()
         self._jax = jax_arrays.array_class()
+        self._new: dict[int, Any] | None = None
+        """What takes the place of jax's arrays, by their ids, where the plan is made by names."""
 
-    def merge(self, state: Any, root: Any, records: Iterator[Stored], values: Values, decode: Callable[[Any], Any]) -> None:
-        """Plan for a state whose own tree was stored: by the places of tensors and values in it."""
+    def merge(
+        self,
+        state: Any,
+        root: Any,
+        records: Iterator[Stored],
+        values: Values,
+        decode: Callable[[Any], Any],
+        find: Find = lambda name: None,
+    ) -> None:
+        """Plan for a state whose own tree was stored: by the places of tensors and values in it. What has no place there may be a
+        tensor that belongs to all ranks. Where the caller names names, only values are planned."""
         self._records, self._values, self._decode = records, values, decode
+        self._lost: list[tuple[str, Any]] = []
         self._merge(state, root, "")
+        for name, tensor in self._lost:
+            self._find(name, name, tensor, find)
 
-    def by_name(self, state: Any, find: Callable[[str], Stored | None]) -> None:
-        """Plan for tensors only, by their names: for a state saved by another number of ranks."""
+    def by_name(self, state: Any, find: Find) -> None:
+        """Plan for tensors only, by their names."""
         flat = tree.flatten(state)
-        new: dict[int, Any] = {}
+        self._new = {}
         for name, tensor in zip(tree.Outline(flat.tokens).names, flat.tensors, strict=True):
-            stored = find(name)
-            if stored is None:
-                self.plan.problems.append(f"tensor '{name}' was not saved")
-            elif isinstance(tensor, jax_arrays.View):
-                new[id(tensor.array)] = self._anew(tensor.array, stored, name)
-            else:
-                self._into(tensor, stored, name)
-        if new:
-            self._replace(state, new)
+            if self._takes(name):
+                saved = name if self._choice is None else self._choice.saved(name)
+                if saved is not None:
+                    self._find(name, saved, tensor, find)
+        if self._new:
+            self._replace(state, self._new)
 
     def _replace(self, node: Any, new: dict[int, Any]) -> Any:
         """Plan to put what takes an array's place, by the array's id, into the containers of a state."""
@@ -146,13 +203,28 @@ class Planner:
                 self.plan.sets.append((node, key, other))
         return node
 
+    def _find(self, name: str, saved: str, tensor: Any, find: Find) -> None:
+        stored = find(saved)
+        is_jax = isinstance(tensor, jax_arrays.View)
+        if stored is not None and is_jax and self._new is not None:
+            self._new[id(tensor.array)] = self._anew(tensor.array, stored, name)
+        elif stored is not None and not is_jax:
+            self._into(tensor, stored, name)
+        elif tensors.count(placement.box_of(tensor)[0]):  # of nothing there may be no shard
+            self.plan.missing[name] = saved
+
+    def _takes(self, path: str) -> bool:
+        return self._choice is None or self._choice.takes(path)
+
     def _merge(self, current: Any, node: Any, path: str) -> Any:
         if node == "t":
             return self._tensor(current, next(self._records), path)
         if tree.is_value(node):
             value = self._values.take(node)
+            if not self._takes(path or "value"):
+                return current
             if isinstance(current, self._classes):
-                self.plan.problems.append(f"'{path}' is a tensor, but {type(value).__name__} was saved")
+                self.plan.different.append(f"'{path}' is a tensor, but {type(value).__name__} was saved")
                 return current
             return value
         kind = node[0]
@@ -173,9 +245,13 @@ class Planner:
     def _dict(self, current: Any, node: Any, path: str) -> Any:
         keys = [self._decode(key) for key in node[1]]
         if not isinstance(current, MutableMapping):
+            made = {key: self._merge(_MISSING, child, tree.join(path, key)) for key, child in zip(keys, node[2], strict=True)}
+            new = {key: child for key, child in made.items() if child is not _MISSING}
+            if made and not new:
+                return current
             if current is not _MISSING and current is not None:
-                self.plan.problems.append(f"'{path}' is a {type(current).__name__}, but a dict was saved")
-            return {key: self._merge(_MISSING, child, tree.join(path, key)) for key, child in zip(keys, node[2], strict=True)}
+                self.plan.different.append(f"'{path}' is a {type(current).__name__}, but a dict was saved")
+            return new
         for key, child in zip(keys, node[2], strict=True):
             old = current.get(key, _MISSING)
             if old is _MISSING and isinstance(current, Only):
@@ -205,6 +281,10 @@ class Planner:
             self._merge(old[index] if index < len(old) else _MISSING, child, tree.join(path, index))
             for index, child in enumerate(nodes)
         ]
+        if any(child is _MISSING for child in new[len(old) :]):
+            if not isinstance(current, list | tuple):
+                return current
+            del new[len(old) :]
         for index in range(len(nodes), len(old)):
             self._unsaved(old[index], tree.join(path, index))
         same = len(new) == len(old) and all(left is right for left, right in zip(new, old, strict=True))
@@ -217,23 +297,31 @@ class Planner:
         return _like(current, new) if isinstance(current, tuple) else tuple(new)
 
     def _unsaved(self, node: Any, path: str) -> None:
-        """What the state holds and the save does not: plain values stay, tensors are missed."""
-        for name in tree.Outline(tree.flatten(node).tokens).names:
+        """What the state holds and this tree does not: plain values stay, tensors are looked for elsewhere."""
+        flat = tree.flatten(node)
+        for name, tensor in zip(tree.Outline(flat.tokens).names, flat.tensors, strict=True):
             where = path if name == "value" else f"{path}.{name}"
-            self.plan.problems.append(f"tensor '{where}' was not saved")
+            if self._takes(where) and not self._is_by_name:
+                self._lost.append((where, tensor))
+
+    @property
+    def _is_by_name(self) -> bool:
+        return self._choice is not None and self._choice.is_by_name
 
     def _tensor(self, current: Any, stored: Stored, path: str) -> Any:
+        if self._is_by_name or not self._takes(path or "value"):
+            return current
         if self._jax is not None and isinstance(current, self._jax):
             return self._anew(current, stored, path)
         if isinstance(current, self._classes):
             self._into(current, stored, path)
             return current
         if current is not _MISSING and current is not None:
-            self.plan.problems.append(f"'{path}' is a {type(current).__name__}, but a tensor was saved")
+            self.plan.different.append(f"'{path}' is a {type(current).__name__}, but a tensor was saved")
             return current
-        if stored.distributed:
-            self.plan.problems.append(f"'{path}' was saved as a distributed tensor: the state must hold one to restore into")
-            return None
+        if stored.distributed:  # which part of it this rank wants, only a tensor of the state can say
+            self.plan.unexpected.append(path)
+            return current
         made = self._created.get(stored.name)
         if made is None:
             made = self._created[stored.name] = tensors.empty(stored.kind, stored.dtype, stored.shape)
@@ -244,41 +332,43 @@ class Planner:
         """Plan for a jax.Array that takes the place of ``array``."""
         whole = tuple(array.shape)
         if whole != stored.shape:
-            self.plan.problems.append(f"array '{path}' is {list(whole)}, but {list(stored.shape)} was saved")
+            self.plan.different.append(f"array '{path}' is {list(whole)}, but {list(stored.shape)} was saved")
             return array
         later = jax_arrays.Later(array)
-        told = len(self.plan.problems) + 1
+        told = len(self.plan.different) + 1
         for (offsets, shape), buffer in zip(later.boxes, later.buffers, strict=True):
             self._into(buffer, stored, path, (whole, offsets, shape))
-            del self.plan.problems[told:]  # of another dtype, all its parts are
+            del self.plan.different[told:]  # of another dtype, all its parts are
         return later
 
     def _into(self, tensor: Any, stored: Stored, path: str, part: tuple[Any, Any, Any] | None = None) -> None:
-        """Plan to put a stored tensor's bytes, or the box that a DTensor holds of it, into ``tensor``; ``part``: the whole's
-        shape, offsets and shape of what ``tensor`` is to hold."""
+        """Plan to put a stored tensor's bytes, or the box that a DTensor or FlatShard holds of it, into ``tensor``; ``part``: the
+        whole's shape, offsets and shape of what ``tensor`` is to hold, where it does not say that itself."""
+        self.found.add(stored.name)
         local = placement.resolve(tensor)
         device = getattr(getattr(local, "device", None), "type", "cpu")
         if device != "cpu" and not isinstance(local, _ndarray()):
             raise UnsupportedTensor(f"tensor '{path}' is on '{device}': this version restores into CPU tensors")
+        if part is None:
+            placement.check(path, tensor)
         whole, offsets, shape = part or placement.box_of(tensor)
         if whole != stored.shape:
-            self.plan.problems.append(f"tensor '{path}' is {list(whole)}, but {list(stored.shape)} was saved")
+            self.plan.different.append(f"tensor '{path}' is {list(whole)}, but {list(stored.shape)} was saved")
             return
         if isinstance(tensor, _ndarray()) and not tensor.flags["WRITEABLE"]:
-            self.plan.problems.append(f"array '{path}' is read-only")
+            self.plan.different.append(f"array '{path}' is read-only")
             return
         dtype = dtypes.of_numpy(tensor.dtype) if isinstance(tensor, _ndarray()) else dtypes.of_torch(local.dtype)
         size = tensors.count(shape) * dtypes.BYTES[stored.dtype]
-        if dtype == stored.dtype:
-            address, buffer = tensors.writer(tensor)
-        else:
-            self.plan.problems.append(f"tensor '{path}' is {dtype}, but {stored.dtype} was saved")
-            kind = "numpy" if isinstance(tensor, _ndarray()) else "torch"
-            buffer = tensors.empty(kind, stored.dtype, shape)
-            address = tensors.address_of(buffer)
+        cast = dtype != stored.dtype
+        if cast and not (self._cast and dtype is not None and dtypes.can_cast(stored.dtype, dtype)):
+            self.plan.different.append(f"tensor '{path}' is {dtype}, but {stored.dtype} was saved")
+        if cast and not tensors.can_convert(local, stored.dtype):
+            raise UnsupportedTensor(f"tensor '{path}' was saved as {stored.dtype}, which this library cannot convert to {dtype}")
         if size == 0:
             return
-        key = (stored.name, stored.rank, offsets, shape)
+        address, buffer = tensors.writer(tensor)
+        key = (stored.name, stored.rank, offsets, shape, dtype)
         first = self._first.get(key)
         if first is not None:  # tied: loaded once, copied to the others unless it is the same memory
             if buffer is not None or first[0] != address:
@@ -287,7 +377,9 @@ class Planner:
         source = local if buffer is None else buffer
         self._first[key] = (address, source)
         box = None if shape == whole else offsets
-        self.plan.targets.append(Target(stored.name, stored.rank, stored.dtype, box, shape, address, source, size, stored.source))
+        self.plan.targets.append(
+            Target(stored.name, stored.rank, stored.dtype, box, shape, address, source, size, stored.source, cast)
+        )
         if buffer is not None:
             self.plan.fills.append((tensor, buffer))
 

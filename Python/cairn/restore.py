@@ -15,10 +15,11 @@ from typing import Any
 
 from . import errors, limits, scopes, tree
 from .attempt import Counters
+from .choice import Catalog, Choice
 from .foreign import Foreign, Objects
 from .loader import Loader
 from .pickles import AllowPickle
-from .plan import Plan, Planner, stored_of_record
+from .plan import Plan, Planner, Stored, stored_of_record
 from .session import Session
 
 log = logging.getLogger("cairn")
@@ -38,10 +39,31 @@ class Wish:
     objects: Objects
     timeout: float
     keys: list[str]
+    choice: Choice
+    cast: bool
 
 
-def restore(session: Session, counters: Counters, wish: Wish) -> int | None:
-    """Restore into ``wish.state``; the step, or None where the run has nothing to restore."""
+@dataclass(frozen=True)
+class Restored:
+    """What a restore did on this rank.
+
+    ``missing``: names of the state's tensors that were not saved, which are as they were (``strict=False``). ``different``: texts
+    on what was of another kind, shape or dtype; of another dtype it was converted, else left as it was. ``unexpected``: names of
+    tensors that were saved and that the state does not hold; other ranks may. ``skipped``: names of tensors that were single ranks'
+    own (``objects=``). ``bytes``: of tensors and values, as the daemon handed them over; ``tiers``: where it had them from.
+    """
+
+    step: int
+    missing: list[str]
+    different: list[str]
+    unexpected: list[str]
+    skipped: list[str]
+    bytes: int
+    tiers: set[str]
+
+
+def restore(session: Session, counters: Counters, wish: Wish) -> Restored | None:
+    """Restore into ``wish.state``; None where the run has nothing to restore."""
     counters.joined(session.limits.get("restores", 0))
     turns = Turns(session, counters, wish)
     try:
@@ -66,7 +88,7 @@ class Turns:
         self._timeout = wish.timeout
         self.refusal: Exception | None = None
 
-    def take(self) -> int | None:
+    def take(self) -> Restored | None:
         cause: Exception | None = None
         end = float("inf")
         for _ in range(limits.RESTORE_TRIES):
@@ -84,13 +106,14 @@ class Turns:
                     return None
                 raise
             step = int(choice["step"])
-            plan, failure = None, self.refusal
+            done, failure = None, self.refusal
             if failure is None:
-                plan, failure = _load(self._session, self._wish, step, int(choice["sequence"]))
+                done, failure = _load(self._session, self._wish, step, int(choice["sequence"]))
             again, why = self._settle(turn, failure)
-            if failure is None and not again and plan is not None:
+            if failure is None and not again and done is not None:
+                plan, restored = done
                 plan.apply()
-                return step
+                return restored
             if failure is not None and not isinstance(failure, errors.WireError) and self.refusal is None:
                 self.refusal = failure
                 self._timeout = min(self._timeout, limits.CALL_SECONDS)
@@ -128,18 +151,19 @@ class Turns:
         return self._session.load_call(method, parameters, timeout=self._timeout + limits.CALL_SECONDS)
 
 
-def _load(session: Session, wish: Wish, step: int, sequence: int) -> tuple[Plan | None, Exception | None]:
+def _load(session: Session, wish: Wish, step: int, sequence: int) -> tuple[tuple[Plan, Restored] | None, Exception | None]:
     """Load all of this rank's bytes; errors are returned, for the other ranks must be told first."""
     try:
         loader = Loader(session, step, sequence)
         try:
             plan = _plan(session, loader, wish, step, sequence)
             plan.check(wish.strict)
-            for problem in plan.problems + plan.skipped:
-                log.warning("cairn: restore of step %d: %s", step, problem)
+            for note in plan.notes():
+                log.warning("cairn: restore of step %d: %s", step, note)
             loader.load(plan.targets)
             plan.finish_bytes()
-            return plan, None
+            told = (list(plan.missing), plan.different, plan.unexpected, plan.skipped)
+            return (plan, Restored(step, *told, loader.bytes, loader.tiers)), None
         finally:
             session.give_back_leases()
     except errors.Unavailable:
@@ -155,22 +179,18 @@ def _load(session: Session, wish: Wish, step: int, sequence: int) -> tuple[Plan 
 
 
 def _plan(session: Session, loader: Loader, wish: Wish, step: int, sequence: int) -> Plan:
-    ours = [tree.TREE, *scopes.NAMES]
-    about = session.load_call("Describe", {"step": step, "sequence": sequence, "names": ours}, timeout=wish.timeout)
+    def describe(**parameters: Any) -> dict[str, Any]:
+        return session.load_call("Describe", {"step": step, "sequence": sequence, **parameters}, timeout=wish.timeout)
+
+    about = describe(names=[tree.TREE, *scopes.NAMES])
     world_size, rank = int(about["worldSize"]), session.who.rank
     saved = sorted(int(item["rank"]) for item in about["objects"] if item["name"] == tree.TREE)
     if not saved:
         raise errors.Mismatch(f"step {step} has no tree: it was not saved by this package")
-    planner = Planner()
+    planner = Planner(wish.choice, cast=wish.cast)
 
     def decode(key: Any) -> Any:
         return tree.decode_key(key, wish.allow_pickle)
-
-    is_own = world_size == session.who.world_size and rank in saved
-    if not is_own:
-        # Once: a large world has thousands of boxes of each tensor, and only types and whole shapes are needed.
-        about = session.load_call("Describe", {"step": step, "sequence": sequence, "once": True}, timeout=wish.timeout)
-    sizes = {(int(item["rank"]), str(item["name"])): int(item["bytes"]) for item in about["objects"]}
 
     def read_tree(rank: int) -> tuple[Any, list[dict[str, Any]], list[str], Callable[[str], bytes]]:
         def read(name: str) -> bytes:
@@ -184,15 +204,30 @@ def _plan(session: Session, loader: Loader, wish: Wish, step: int, sequence: int
             )
         return body["root"], body["tensors"], body.get("keys", []), read
 
+    catalog = Catalog(describe, saved, read_tree)
+    is_own = world_size == session.who.world_size and rank in saved
+    if not is_own:
+        about = catalog.about
+    sizes = {(int(item["rank"]), str(item["name"])): int(item["bytes"]) for item in about["objects"]}
     if is_own:
         root, records, _, read = read_tree(rank)
-        stored = iter([stored_of_record(record, rank) for record in records])
-        planner.merge(wish.state, root, stored, scopes.Values(root, read, wish.allow_pickle), decode)
-        return planner.plan
-    if world_size != session.who.world_size:
-        why = f"was saved by {world_size} ranks, this job has {session.who.world_size}"
+        mine = [stored_of_record(record, rank) for record in records]
+        values = scopes.Values(root, read, wish.allow_pickle)
+        planner.merge(wish.state, root, iter(mine), values, decode, catalog.find)
+        if wish.choice.is_by_name:
+            own = dict(zip(tree.stored_names(root), mine, strict=True))
+
+            def find(name: str) -> Stored | None:
+                return own.get(name) or catalog.find(name)
+
+            planner.by_name(wish.state, find)
     else:
-        why = f"was saved by ranks {saved} only"
-    foreign = Foreign(step, about, saved, read_tree, decode, wish.allow_pickle)
-    foreign.plan(planner, wish.state, wish.objects, wish.keys, why)
+        if world_size != session.who.world_size:
+            why = f"was saved by {world_size} ranks, this job has {session.who.world_size}"
+        else:
+            why = f"was saved by ranks {saved} only"
+        foreign = Foreign(step, catalog, saved, read_tree, wish.choice, decode, wish.allow_pickle)
+        foreign.plan(planner, wish.state, wish.objects, wish.keys, why)
+    if not is_own or wish.choice.is_by_name:
+        planner.plan.unexpected += [name for name in catalog.names if name not in planner.found and wish.choice.takes(name)]
     return planner.plan

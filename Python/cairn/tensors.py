@@ -83,7 +83,7 @@ class Leaf:
 
 
 def address_of(tensor: Any) -> int:
-    """The address of the first element (of a DTensor: of its local part; of jax's: of the first of its parts)."""
+    """The address of the first element (of a DTensor or FlatShard: of its local part; of jax's: of the first of its parts)."""
     if isinstance(tensor, jax_arrays.View):
         return tensor.addresses[0]
     if isinstance(tensor, _ndarray()):
@@ -92,7 +92,7 @@ def address_of(tensor: Any) -> int:
 
 
 def describe(name: str, tensor: Any) -> Leaf:
-    """What is to be saved of ``tensor``, a torch tensor, DTensor, numpy array or jax's.
+    """What is to be saved of ``tensor``, a torch tensor, DTensor, FlatShard, numpy array or jax's.
 
     Raises:
         UnsupportedTensor: it is on another device, sparse, quantized, partial, or without memory of its own.
@@ -239,6 +239,24 @@ def fill(tensor: Any, buffer: Any) -> None:
     torch: Any = sys.modules["torch"]
     with torch.no_grad():
         resolve(tensor).copy_(buffer)
+
+
+def convert(target: Any, begin: int, address: int, size: int, dtype: str) -> None:
+    """Convert ``size`` bytes of ``dtype`` at ``address`` into elements of ``target``, which is dense, from the one numbered
+    ``begin`` on. Numbers are rounded as by torch's copy_() or numpy's copyto()."""
+    raw = (ctypes.c_char * size).from_address(address)
+    end = begin + size // dtypes.BYTES[dtype]
+    if isinstance(target, _ndarray()):
+        numpy: Any = sys.modules["numpy"]
+        numpy.copyto(target.reshape(-1)[begin:end], numpy.frombuffer(raw, dtype=dtypes.to_numpy(dtype)), casting="unsafe")
+        return
+    torch: Any = sys.modules["torch"]
+    target.detach().view(-1)[begin:end].copy_(torch.frombuffer(raw, dtype=dtypes.to_torch(dtype)))
+
+
+def can_convert(target: Any, dtype: str) -> bool:
+    """Whether ``dtype`` is known to the library of ``target``."""
+    return (dtypes.to_numpy(dtype) if isinstance(target, _ndarray()) else dtypes.to_torch(dtype)) is not None
 
 
 def empty(kind: str, dtype: str, shape: Sequence[int]) -> Any:

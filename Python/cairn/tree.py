@@ -27,6 +27,7 @@ from typing import Any
 
 from . import dtypes, jax_arrays, pickles
 from .errors import CairnError
+from .flat import FlatShard
 
 TREE, VALUES, PICKLE = "cairn.tree", "cairn.values", "cairn.pickle"
 FORMAT = 2
@@ -71,9 +72,9 @@ def tensor_classes() -> tuple[type | None, frozenset[type], type | None]:
 
 
 def leaf_classes() -> tuple[type, ...]:
-    """torch.Tensor, numpy.ndarray, jax.Array, as far as they are imported."""
+    """The classes whose instances are saved as tensors, as far as their libraries are imported."""
     base, _, ndarray = tensor_classes()
-    return tuple(kind for kind in (base, ndarray, jax_arrays.array_class()) if kind is not None)
+    return tuple(kind for kind in (base, ndarray, jax_arrays.array_class(), FlatShard) if kind is not None)
 
 
 def flatten(state: object) -> Flat:
@@ -115,7 +116,7 @@ def flatten(state: object) -> Flat:
             tokens.append(len(node))
             for child in node:
                 walk(child, depth + 1)
-        elif base is not None and issubclass(kind, base):
+        elif (base is not None and issubclass(kind, base)) or kind is FlatShard:
             flat.odd = True
             tokens.append(kind)
             tensors.append(node)
@@ -184,12 +185,17 @@ class Outline:
 
 def stored_names(root: Any) -> list[str]:
     """The names that an Outline gave to the tensors of a stored NODE, in walk order."""
-    names: list[str] = []
     taken: set[str] = set()
+    return [unique(path, taken) for node, path in stored_paths(root) if node == "t"]
+
+
+def stored_paths(root: Any) -> list[tuple[Any, str]]:
+    """The leaf NODEs of a stored tree and their paths, in walk order."""
+    found: list[tuple[Any, str]] = []
 
     def walk(node: Any, path: str) -> None:
-        if node == "t":
-            names.append(unique(path or "value", taken))
+        if node == "t" or is_value(node):
+            found.append((node, path or "value"))
         elif node[0] == "dict":
             for key, child in zip(node[1], node[2], strict=True):
                 walk(child, join(path, key if not isinstance(key, dict) else "?"))
@@ -200,7 +206,7 @@ def stored_names(root: Any) -> list[str]:
             walk(node[1], path)
 
     walk(root, "")
-    return names
+    return found
 
 
 def is_value(node: Any) -> bool:

@@ -186,6 +186,35 @@ def test_state_that_moved_is_found_and_still_guarded() -> None:
     guard.remove()
 
 
+def test_ranges_of_a_guarded_flat_parameter_are_lazy_and_watched() -> None:
+    parameter = torch.nn.Parameter(torch.zeros(10))
+    guard = Guard(lambda: None)
+    guard.add(torch.optim.SGD([parameter], lr=0.1))
+    maker = layouts(guard=guard)
+    shapes = {"a": (2, 3), "b": (5,), "c": (2, 2)}
+
+    def state(part: int = 0) -> Any:
+        return cairn.flat_shards(parameter.detach(), shapes, part)
+
+    content = maker.content(state(), None)
+    found = {shard["name"]: shard for shard in content.layout.shards()}
+    assert [(shard["shape"], shard.get("globalShape"), shard.get("offsets")) for shard in found.values()] == [
+        ((6,), (2, 3), (0,)),
+        ((4,), (5,), (0,)),
+    ]
+    assert all(shard["eager"] is False and not shard.get("private") for shard in found.values())
+    assert [shard["source"]["memory"][0]["address"] - parameter.data_ptr() for shard in found.values()] == [0, 24]
+    assert maker.content(state(), None).layout is content.layout  # other objects of the same memory
+    assert content.lazy is not None
+    assert content.lazy.changed() is None
+    with torch.no_grad():
+        parameter.add_(1)
+    assert content.lazy.changed() == "a"
+    moved = maker.content(state(part=1), None).layout
+    assert [(leaf.name, leaf.offsets, leaf.bytes) for leaf in moved.stored] == [("b", (4,), 4), ("c", (0,), 16)]
+    guard.remove()
+
+
 def test_boxes_are_cut_in_row_major_order() -> None:
     for shape, limit in (((7, 3, 5), 40), ((1, 1, 9), 16), ((3, 100), 48), ((1000,), 64), ((2, 2), 1000)):
         array = np.arange(int(np.prod(shape)), dtype=np.int64).reshape(shape)
