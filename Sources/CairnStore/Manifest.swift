@@ -36,12 +36,19 @@ public struct Manifest: RecordValue, Hashable {
     public var objects: [String: UInt32]?
     /// What the caller gave; rank 0's goes into the commit.
     public var metadata: [String: String]?
+    /// Files that stand beside the data file on the committing tier: each is these bytes of it, where the block checksums cover them.
+    public var files: [File]?
     /// How the data file is stored; nil: plain. All else is the same on every tier: what a row and the manifest's name say is the digest
     /// of the record without this (`rowDigest`).
     public var compression: Compression?
     /// UTC, ISO 8601 with seconds.
     public var savedAt: String
     public var node: String
+
+    public struct File: Codable, Hashable, Sendable {
+        public var name: String, offset: Int, bytes: Int
+        public init(name: String, offset: Int, bytes: Int) { self.name = name; self.offset = offset; self.bytes = bytes }
+    }
 
     public struct Compression: Codable, Hashable, Sendable {
         public enum Method: String, Codable, Sendable {
@@ -71,7 +78,7 @@ public struct Manifest: RecordValue, Hashable {
 
     public init(run: RunKey, save: SaveID, rank: Int, worldSize: Int, layoutDigest: String, fileBytes: Int, dataStart: Int,
                 crcs: [UInt32], count: Int?, parent: CommitSequence? = nil, previous: SaveID? = nil, participants: [Int]? = nil, upto: Level = .committed, objects: [String: UInt32]? = nil, metadata: [String: String]? = nil,
-                savedAt: String, node: String) {
+                files: [File]? = nil, savedAt: String, node: String) {
         format = FileHeader.format
         uid = run.uid
         self.run = run.name
@@ -93,6 +100,7 @@ public struct Manifest: RecordValue, Hashable {
         self.upto = upto
         self.objects = objects
         self.metadata = metadata
+        self.files = files
         self.savedAt = savedAt
         self.node = node
     }
@@ -133,6 +141,12 @@ public struct Manifest: RecordValue, Hashable {
         if blockCount != Sizes.blocks(ofFile: fileBytes) { return "\(blockCount) blocks for \(fileBytes) bytes" }
         if !Digests.isHex(layoutDigest, digits: StoreLimits.nameDigestDigits) || !Digests.isFull(crcDigest) || !Digests.isFull(contentDigest) {
             return "a digest is not one"
+        }
+        if let files {
+            if !(1...StoreLimits.files).contains(files.count) || Set(files.map(\.name)).count != files.count { return "\(files.count) files, or two of one name" }
+            for file in files where !Names.isFile(file.name) || file.offset < dataStart || !(0...StoreLimits.besideFileBytes).contains(file.bytes) || file.offset > fileBytes - file.bytes {
+                return "a file '\(file.name)' of \(file.bytes) bytes at \(file.offset)"
+            }
         }
         return compression?.problem(fileBytes: fileBytes)
     }

@@ -8,7 +8,7 @@
 //   .saving-17-1200-1/                        a save in progress; renamed after its commit to
 //   step-1200.17-41/                          a committed step, sequence 17-41
 //       rank-00003.safetensors (compressed: rank-00003.safetensors.zst), rank-00003.crc, rank-00003-DIGEST.json
-//       layout-DIGEST.json, manifests-DIGEST.bin, checkpoint.json, pin
+//       layout-DIGEST.json, manifests-DIGEST.bin, checkpoint.json, pin; files that a save brought, as `.metadata` (`isFile`)
 //   .gone-SECONDS.NAME                        renamed away at that time (UTC), deleted 10 minutes later
 //   .NAME.MAKER.NUMBER.part                   not yet published; MAKER is a worker's node and instance
 //
@@ -92,6 +92,19 @@ public enum Names {
         if text.isEmpty { text = Array("node".utf8) }
         return String(decoding: text, as: UTF8.self)
     }
+
+    /// Whether a file of this name may be put beside the ranks' own in a step's folder: letters, digits and `._-`, at most one dot before them, and no
+    /// name, nor a beginning of one, that Cairn gives itself.
+    public static func isFile(_ name: String) -> Bool {
+        guard (1...StoreLimits.fileNameBytes).contains(name.utf8.count), let first = name.utf8.first(where: { $0 != UInt8(ascii: ".") }), !name.hasPrefix(".."),
+              name.utf8.allSatisfy({ (0x30...0x39).contains($0) || (0x41...0x5A).contains($0) || (0x61...0x7A).contains($0) || [0x2D, 0x2E, 0x5F].contains($0) }),
+              first != UInt8(ascii: "-") else { return false }
+        let ours = ["rank-", "layout-", "manifests-", "checkpoint.", "step-", "saving-", "gone-", "cairn", "attempts", "decisions"]
+        let bare = name.hasPrefix(".") ? String(name.dropFirst()) : name
+        return bare != pin && !ours.contains(where: bare.hasPrefix) && ![".part", ".safetensors", ".zst"].contains(where: name.hasSuffix)
+    }
+    /// The object in the rank's file that holds such a file's bytes.
+    public static func fileObject(_ name: String) -> String { "cairn.file.\(name)" }
 
     // Keys inside a safetensors file.
     static let objectPrefix = "cairn.object."

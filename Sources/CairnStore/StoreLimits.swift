@@ -14,6 +14,10 @@ public enum StoreLimits {
     /// One rank's file: with 8 MiB chunks this is two million chunks, beyond any host's memory.
     public static let fileBytes = 1 << 44
     public static let worldSize = 1 << 20
+    /// Files beside a rank's own, and one's bytes: they are read into a worker's memory. DCP's `.metadata` takes some hundred bytes a shard.
+    public static let files = 16
+    public static let besideFileBytes = 256 << 20
+    public static let fileNameBytes = 100
     /// A record of one rank or one attempt. User metadata is the largest part.
     public static let recordBytes = 64 << 20
     /// The layout file of a whole step: about 150 bytes a shard, so ten million shards in all ranks.

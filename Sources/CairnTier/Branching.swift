@@ -108,7 +108,7 @@ final class Branching: Sendable {
             // In the form that its manifest says; seldom both lie there.
             let data = Names.data(rank: row.rank), forms = [data, Names.compressed(data)].filter(present.contains)
             return (forms.isEmpty ? [data] : forms) + [Names.checksums(rank: row.rank), row.name]
-        } + [commit.layoutFile, commit.manifestsFile]
+        } + [commit.layoutFile, commit.manifestsFile] + present.filter(Names.isFile).sorted()
         // By its descriptor, so that nothing unfinished is left in it if another daemon gives it its last name meanwhile.
         let into = try Files.openFolder(folders.first.folder, folder)
         _ = try concurrently(names.count, threads: TierLimits.commitThreads) { [self] index in

@@ -1,7 +1,7 @@
 // A rank's file from its temporary name to its published one.
 //   create    temporary name, exact room; write… chunks, O_DIRECT where the filesystem takes it
 //             a tier that compresses: frames, packed in order (PackedFile), or chunks as the file turns out (Compressing)
-//   publish   exact size, fsync, link of the file, then `.crc`, then the manifest, each by link; fsync of the folder
+//   publish   exact size, fsync, link of the file, then `.crc`, then the files that stand beside it, then the manifest, each by link; fsync of the folder
 // (1) A manifest stands only beside the whole, synced file that it describes.
 // (2) A taken name is accepted only if what stands there is the same: equal `.crc`, else every block is read and checked.
 // (3) A decision ends a save: no file is made for it any more, and a file whose folder was renamed away has `ended`.
@@ -206,8 +206,20 @@ final class FileWriting: Sendable {
         }
         try folders.unlinkIfPresent(root, opened.path)
         try folders.publishExactly(root, opened.folder, crc, checksums)
+        if !beside { try publishFiles(root, opened.folder, data, manifest, compression, crcs) }
         try publishManifest(root, opened.folder, beside ? Names.besideManifest(save, rank: rank, digest: digest) : manifestName, manifest, compression, standing)
         return compression?.storedBytes ?? file.bytes
+    }
+
+    /// Two ranks that bring files of one name must bring the same.
+    private func publishFiles(_ root: TierRoot, _ folder: String, _ data: String, _ manifest: [UInt8], _ compression: Manifest.Compression?, _ crcs: [UInt32]) throws {
+        var said = try folders.decode(Manifest.self, manifest, root, "\(folder)/\(data)")
+        guard let files = said.files else { return }
+        said.compression = compression
+        let reads = try SmallReads(root, "\(folder)/\(data)", said)
+        for file in files {
+            try folders.publishExactly(root, folder, file.name, try reads.content(of: file, crcs: crcs), limit: StoreLimits.besideFileBytes)
+        }
     }
 
     /// `manifest`: the record as it is where the file is plain; it has its name and its row in either form.

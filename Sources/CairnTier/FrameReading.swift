@@ -151,6 +151,20 @@ struct SmallReads {
         return found
     }
 
+    /// What stands as a file of its own beside this one: its bytes here, the blocks that hold them checked.
+    func content(of file: Manifest.File, crcs: [UInt32]) throws -> [UInt8] {
+        guard file.bytes > 0 else { return [] }
+        let first = file.offset / Sizes.blockBytes, end = (file.offset + file.bytes + Sizes.blockBytes - 1) / Sizes.blockBytes, begin = first * Sizes.blockBytes
+        let found = try read(min(end * Sizes.blockBytes, bytes) - begin, at: begin)
+        for block in first..<end {
+            let part = found[min(found.count, block * Sizes.blockBytes - begin)..<min(found.count, (block + 1) * Sizes.blockBytes - begin)]
+            guard Checksum.crc32c(Array(part)) == crcs[block] else {
+                throw TierFailure(kind: .corrupt, text: "'\(path)' block \(block): its CRC32C is not what it was when staged", path: path, block: block)
+            }
+        }
+        return Array(found[(file.offset - begin)..<(file.offset - begin + file.bytes)])
+    }
+
     private func beginning(_ frame: Range<Int>, _ count: Int) throws -> [UInt8] {
         var at = frame.lowerBound
         do {

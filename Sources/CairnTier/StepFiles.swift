@@ -16,6 +16,8 @@ struct RankFile: Sendable {
     let direct: Bool
     /// Nil: it is stored plain.
     let frames: SeekTable?
+    /// As its manifest says it.
+    let manifest: Manifest
 
     /// Where a rank's file and its records are, and what they must prove to be.
     struct Place: Sendable {
@@ -53,6 +55,7 @@ struct RankFile: Sendable {
         }
         frames = try SeekTable.read(root, data, manifest)
         self.rank = rank
+        self.manifest = manifest
         bytes = manifest.fileBytes
         direct = root.direct
     }

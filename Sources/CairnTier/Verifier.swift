@@ -10,6 +10,19 @@ struct Verifier {
     let replies: Replies
     let folders: TierFolders
 
+    /// Files that stand beside a rank's file and are not what it holds.
+    private func beside(_ file: RankFile, _ place: RankFile.Place) -> [BadBlock] {
+        guard folders.start.form == .committing, let files = file.manifest.files, let end = place.data.lastIndex(of: "/") else { return [] }
+        return files.compactMap { one in
+            let path = "\(place.data[..<end])/\(one.name)"
+            do {
+                let found = try place.root.readFile(path, limit: StoreLimits.besideFileBytes)
+                let isSame = try SmallReads(place.root, place.data, file.manifest).content(of: one, crcs: file.crcs) == found
+                return isSame ? nil : BadBlock(path: place.root.absolute(path), block: -1, reason: "it is not what '\(file.path)' holds of it")
+            } catch { return BadBlock(file: place.root, path, TierFailure(error)) }
+        }
+    }
+
     func verify(id: Int, _ step: WrittenStep) throws {
         let total = step.files.reduce(0) { $0 + $1.bytes }
         let map = try MemoryMap(anonymous: TierLimits.verifySlots * Sizes.chunkBytes)
@@ -34,6 +47,7 @@ struct Verifier {
                     if done - told >= TierLimits.progressBytes { tell(file.rank) }
                     return false
                 }
+                for bad in beside(file, written.place) { tell(file.rank, bad: bad) }
                 tell(file.rank)
             } catch {
                 // Whatever keeps one file from being read, the others are still looked at.
