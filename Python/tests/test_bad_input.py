@@ -254,7 +254,10 @@ def test_bad_saves_are_refused(daemon: Daemon) -> None:
     for name in ("", "a\0b", "x" * 5000):
         bad = {"name": name, "scope": "rank", "bytes": 4, "source": {"memory": [{"address": ADDRESS, "bytes": 4}]}}
         assert raw.error("Save", step=1, **{"try": 1}, layout=layout, objects=[bad]) != "", name
-    assert raw.error("Save", **{"try": 1}, layout=layout, hold=True) != ""
+    for held in ({"copies": True}, {"files": [bad]}, {"try": 0}, {"step": -1}, {"upto": "accepted"}, {"layout": "none"}):
+        assert raw.error("Save", **({"try": 1, "layout": layout, "hold": True} | held)) != "", held
+    for sealed in ({"save": "x"}, {"save": "1-1-0"}, {"save": "1-1-1", "step": 1}, {"save": 3}, {}):
+        assert raw.error("Seal", **sealed) != "", sealed
     assert raw.error("Save", step=1, **{"try": 1}, layout=layout, participants=[0]) in ("", "NotSupported")
 
 

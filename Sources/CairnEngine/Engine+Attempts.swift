@@ -223,6 +223,8 @@ extension Engine {
             guard let rankSave = rankSaves[handle], rankSave.session == token else { continue }
             rankSave.session = nil
             rankSave.replyCall = nil
+            if rankSave.isApart || rankSave.sealedBy != nil { continue }
+            if rankSave.isHeld, rankSave.isStaged { failRankSave(rankSave, "rank \(session.rank)'s session ended before it was sealed: \(reason)") }
             if !rankSave.isStaged { failRankSave(rankSave, "rank \(session.rank)'s session ended before its save was staged: \(reason)") }
         }
         actions.append(.stager(.closeSession(token: token)))

@@ -145,11 +145,13 @@ extension Engine {
     // MARK: ends
 
     func isEnded(_ rankSave: RankSave) -> Bool {
-        rankSave.failure != nil || rankSave.level == finalLevel(rankSave.upto)
+        rankSave.failure != nil || (!rankSave.isHeld && rankSave.level == finalLevel(rankSave.upto))
     }
 
     func endRankSaveIfDone(_ rankSave: RankSave) {
-        guard isEnded(rankSave), let save = saves[rankSave.saveKey] else { return }
+        guard isEnded(rankSave) else { return }
+        if rankSave.isHeld, !rankSave.cancelling, rankSave.slots.allSatisfy({ $0 == nil }) { return forget(rankSave) }
+        guard let save = saves[rankSave.saveKey] else { return }
         endSaveIfDone(save)
         guard !run(rankSave.key.run).unfinished.contains(rankSave.key.save), rankSave.slots.allSatisfy({ $0 == nil }),
               !rankSave.cancelling else { return }
@@ -212,7 +214,14 @@ extension Engine {
     // MARK: waits
 
     func wait(call: CallID, run: RunKey, save: SaveID, rank: Int?, level: Level, deadline: Int?) {
-        guard let known = saves[SaveKey(run: run, save: save)] else { return reply(call, .failed(.unknownSave(save.description))) }
+        guard let known = saves[SaveKey(run: run, save: save)] else {
+            guard let rank, let held = heldSave(RankSaveKey(run: run, save: save, rank: rank)), level <= .staged, waits.count < limits.waits else {
+                return reply(call, .failed(.unknownSave(save.description)))
+            }
+            if held.level >= level { return reply(call, .waited(held.level, reason: nil)) }
+            if level == .staged, held.stagerKnows, !held.cancelling { actions.append(.stager(.hurry(handle: held.handle))) }
+            return waits.append((call, run, save, rank, level, deadline))
+        }
         let parts = ownParts(known).filter { rank == nil || $0.key.rank == rank }
         if let failed = parts.first(where: { $0.failure != nil }) { return reply(call, .waited(.failed, reason: failed.failure)) }
         if case .void(let reason)? = known.decision { return reply(call, .waited(.failed, reason: reason)) }

@@ -36,6 +36,7 @@ extension Engine {
     }
 
     func isCache(_ rankSave: RankSave, _ chunk: Int) -> Bool {
+        if rankSave.isHeld { return false }
         if rankSave.files.values.contains(where: { $0.phase != .failed && $0.retryAt == nil && $0.chunks[chunk] == .synced }) { return true }
         // It will not be flushed any more: the decision file only has the last word.
         if saves[rankSave.saveKey]?.voidReason != nil { return rankSave.isStaged }
@@ -43,7 +44,7 @@ extension Engine {
         guard targets(rankSave.upto).isEmpty, rankSave.isStaged else { return false }
         return rankSaves.values.contains {
             // (the same number: copies are replaced by copies)
-            $0.key.run == rankSave.key.run && $0.key.rank == rankSave.key.rank && $0.isStaged && !$0.recovered && $0.failure == nil
+            $0.key.run == rankSave.key.run && $0.key.rank == rankSave.key.rank && $0.isStaged && !$0.recovered && !$0.isHeld && $0.failure == nil
                 && ($0.key.save.attempt, $0.handle) > (rankSave.key.save.attempt, rankSave.handle)
         }
     }

@@ -56,7 +56,7 @@ extension Engine {
 
     /// Whether anything waits for time to pass: a tick is needed then.
     public var needsTick: Bool {
-        tierStates.values.contains { $0.scanAt != nil } || !resting.isEmpty || !waits.isEmpty || pool.quarantinedCount > 0
+        tierStates.values.contains { $0.scanAt != nil } || rankSaves.values.contains(where: \.isHeld) || !resting.isEmpty || !waits.isEmpty || pool.quarantinedCount > 0
             || tierStates.values.contains { !$0.pending.isEmpty }
             || runs.values.contains { run in
                 !run.unfinished.isEmpty || !run.unclaimed.isEmpty || run.attempts.values.contains { attempt in
@@ -183,6 +183,7 @@ extension Engine {
                 owners[slot] = (handle, chunk)
                 guard case .chunk(handle, chunk, _) = pool.slots[slot].content else { return "I5: slot \(slot) does not know its chunk \((handle, chunk))" }
             }
+            if rankSave.isHeld, !rankSave.files.isEmpty { return "I2: \(rankSave.key) is held, and goes to a tier" }
             if rankSave.level == .committed, rankSave.failure != nil { return "I11: \(rankSave.key) is committed and failed" }
             if rankSave.level >= .local, rankSave.level != .failed, rankSave.failure == nil,
                !tiers.contains(where: { rankSave.published(on: $0) }) { return "I1: \(rankSave.key) was told \(rankSave.level) but is published nowhere" }

@@ -13,7 +13,9 @@ extension Engine {
         guard stagerUp else {
             return reply(request.call, .failed(.tierDown(tier: Tier.memory.rawValue, reason: "the stager is being started again; save again")))
         }
+        if request.isHeld { return hold(request, session, number) }
         let id = SaveID(attempt: number, step: request.step, attemptTry: request.attemptTry)
+        if let refusal = refusal(ofSeal: request, id, session) { return reply(request.call, .failed(refusal)) }
         let key = SaveKey(run: session.run, save: id)
         if let handle = (request.isCopies ? saves[key]?.copies : saves[key]?.ranks)?[session.rank], let known = rankSaves[handle] {
             return repeated(request, known)
@@ -54,6 +56,7 @@ extension Engine {
         rankSave.previous = attempt.previous[session.rank].flatMap { $0 < id ? $0 : nil }
         attempt.previous[session.rank] = max(id, attempt.previous[session.rank] ?? id)
         admit(rankSave, worldSize: attempt.worldSize, participants: request.participants, parent: attempt.parent)
+        seal(rankSave, request.sealing)
         dropQueued(run, attempt: number)
         begin(rankSave, request)
     }
@@ -200,6 +203,7 @@ extension Engine {
         rankSave.stagedBytes += rankSave.bytes(ofChunk: staged.chunk)
         rankSave.progressAt = now
         precondition(rankSave.stagedChunks <= rankSave.chunkCount, "\(rankSave.key): more chunks were staged than there are")
+        tookOver(rankSave, staged.chunk)
         guard rankSave.isStaged else { return }
         eagerStaged(rankSave.handle)
         rankSave.stagerKnows = false
@@ -225,6 +229,7 @@ extension Engine {
     func sessionHungUp(_ token: SessionToken) {
         for handle in rankSaves.keys.sorted() {
             guard let rankSave = rankSaves[handle], rankSave.session == token, !rankSave.isStaged else { continue }
+            if rankSave.isApart { continue }
             failRankSave(rankSave, "the rank gave up waiting for the fence, so its memory may have changed")
         }
     }
@@ -264,6 +269,7 @@ extension Engine {
             rankSave.cancelling = true
             actions.append(.stager(.cancel(handle: rankSave.handle)))
         }
+        if !rankSave.cancelling { endHeld(of: rankSave, isResting: false) }
         abandonFiles(of: rankSave)
         log(.warning, "save failed: \(reason)", rankSave.key)
         tell(rankSave, .failed, reason: reason)
@@ -291,6 +297,7 @@ extension Engine {
                 rankSave.slots[chunk] = nil
             }
         }
+        endHeld(of: rankSave, isResting: !busySlots.isEmpty)
         if rankSave.failure == nil { endRankSaveIfDone(rankSave) } else { releaseChunks(of: rankSave) }
     }
 
@@ -319,11 +326,12 @@ extension Engine {
                 : "the rank's memory could not be read"
             failRankSave(rankSave, "nothing was staged for \(limits.fenceMs / 1000) s: \(why)")
         }
+        tickHeld()
         // Progress for watchers, at most once a tick for each save.
         for handle in rankSaves.keys.sorted() {
             guard let rankSave = rankSaves[handle], rankSave.failure == nil else { continue }
             let bytes = rankSave.isStaged ? rankSave.bytesWritten.values.max() ?? 0 : rankSave.stagedBytes
-            guard bytes != rankSave.toldBytes, rankSave.level < .global, !rankSave.isCopies else { continue }
+            guard bytes != rankSave.toldBytes, rankSave.level < .global, !rankSave.isCopies, !(rankSave.isHeld && rankSave.isStaged) else { continue }
             rankSave.toldBytes = bytes
             actions.append(.tell(Notice(run: rankSave.key.run, save: rankSave.key.save, rank: rankSave.key.rank, level: rankSave.level,
                                         bytes: bytes, totalBytes: rankSave.fileBytes, at: now, reason: nil)))

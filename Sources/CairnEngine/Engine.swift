@@ -1,5 +1,5 @@
 // The pure state machine of one daemon: events in, actions out; no I/O, no clock, no threads.
-// Files: +Attempts (open, numbering), +Leftovers (what older attempts left), +Staging (save, chunks, fence), +Flush (tiers), +Evict (room in the pool), +Commit (decide, void),
+// Files: +Attempts (open, numbering), +Leftovers (what older attempts left), +Staging (save, chunks, fence), +Held (saves that get their step later), +Flush (tiers), +Evict (room in the pool), +Commit (decide, void),
 // +Restore (choose, settle), +Recovery (scan, lost workers), +Report (what status shows, invariants).
 import CairnMessages
 import CairnModel
@@ -59,6 +59,7 @@ public final class Engine {
         case .open(let request): open(request)
         case .sessionEnded(let token, let reason): endSession(token, reason: reason)
         case .save(let request): save(request)
+        case .discard(let handle): discardHeld(handle)
         case .hungUp(let token): sessionHungUp(token)
         case .wait(let call, let run, let save, let rank, let level, let deadline):
             wait(call: call, run: run, save: save, rank: rank, level: level, deadline: deadline)

@@ -28,11 +28,15 @@ public struct SaveRequest: Sendable {
     /// These are copies of replicas that other nodes' ranks own. They come before the rank's own part of the save, which is told
     /// staged only when its copies are.
     public var isCopies: Bool
+    /// It is held: `attemptTry` counts the rank's held saves, and it has no step yet.
+    public var isHeld: Bool
+    /// It is made of a held save.
+    public var sealing: Sealing?
     public init(call: CallID, session: SessionToken, handle: Int, step: Int, attemptTry: Int, upto: Level, staging: BeginStaging,
-                eagerChunks: [Int], waitsForEager: Bool, participants: [Int]? = nil, isCopies: Bool = false) {
+                eagerChunks: [Int], waitsForEager: Bool, participants: [Int]? = nil, isCopies: Bool = false, isHeld: Bool = false, sealing: Sealing? = nil) {
         self.call = call; self.session = session; self.handle = handle; self.step = step; self.attemptTry = attemptTry
         self.upto = upto; self.staging = staging; self.eagerChunks = eagerChunks; self.waitsForEager = waitsForEager
-        self.participants = participants; self.isCopies = isCopies
+        self.participants = participants; self.isCopies = isCopies; self.isHeld = isHeld; self.sealing = sealing
     }
 }
 
@@ -41,6 +45,8 @@ public enum Event: Sendable {
     /// The session's process is gone, it closed, or a newer one replaced it.
     case sessionEnded(SessionToken, reason: String)
     case save(SaveRequest)
+    /// The rank gives up a held save.
+    case discard(handle: Int)
     /// The session hung up its socket before its save was staged: memory may have changed (I13).
     case hungUp(SessionToken)
     case wait(call: CallID, run: RunKey, save: SaveID, rank: Int?, level: Level, deadline: Int?)

@@ -6,6 +6,10 @@ public struct EngineLimits: Sendable {
     public var slots = 128
     /// Saves of one rank that are not yet staged; one more is refused with Busy.
     public var inFlightPerRank = 2
+    /// Held saves of one rank that wait for their Seal; one more is refused with Busy.
+    public var heldPerRank = 2
+    /// Slots that held saves leave to others: a Seal stages its file anew beside what it is made of.
+    public var heldReserve = 8
     /// Chunks of one rank's save that are handed to the stager at once: enough to keep its threads busy, few enough to be fair.
     public var assignedPerRank = 16
     /// Writes in flight per tier: fio reaches the device's rate at depth 4-16.
@@ -74,6 +78,7 @@ public struct EngineLimits: Sendable {
     public func verify() {
         precondition(globalQueue >= 2, "the newest save is never dropped, so the queue needs a place beside it")
         precondition(slots >= 16, "a pool needs at least 16 chunks: the chunks that eager and lazy bytes share must fit")
+        precondition(heldPerRank >= 1 && heldReserve >= 4 && heldReserve < slots, "a held save needs room, and a Seal some beside it")
         precondition(decisionTries >= 1, "a decision is asked for at least once")
         precondition(assignedPerRank >= 1 && writesPerTier >= 1 && inFlightPerRank >= 1, "no queue may have no place")
         precondition(pollFirstMs > 0 && pollFirstMs <= pollLongestMs, "polls begin short")

@@ -147,6 +147,12 @@ final class RankSave {
     var failure: String?
     var files: [Tier: FileState] = [:]
     let recovered: Bool
+    /// No step's yet (Engine+Held): the save that is being made of it, and how many of its first chunks that one has taken over.
+    var isHeld = false, sealedBy: Int?, givenBack = 0
+    /// What it is made of, until all of that is staged anew; then only that it was.
+    var sealing: Sealing?, isMadeInPool = false
+    /// Nothing of its rank's memory is needed any more.
+    var isApart: Bool { (sealing != nil || isMadeInPool) && !waitsForEager }
 
     init(handle: Int, key: RankSaveKey, fileBytes: Int, upto: Level, count: Int?, session: SessionToken?, now: Int,
          order: [Int], waitsForEager: Bool, recovered: Bool) {

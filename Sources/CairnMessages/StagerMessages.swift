@@ -27,15 +27,17 @@ public struct StagerStart: Codable, Sendable {
     }
 }
 
-/// A run of bytes of the file and where they are: in the rank's memory, or in a memfd that it attached.
+/// A run of bytes of the file and where they are: in the rank's memory, in a memfd that it attached, or in other slots of the pool.
 /// Packed as 4 words: fileOffset, address, bytes, eager + 2 * (source + 1).
 public struct StageExtent: Hashable, Codable, Sendable {
     /// Memfds that one session may have attached; they are numbered below it.
     public static let sources = 64
+    /// As a source: the pool itself, the address being slot * chunkBytes + offset, within one slot. What a held save's Seal takes over.
+    public static let pool = sources
 
     /// `address`: with a source, the offset in it.
     public var fileOffset: Int, address: UInt64, bytes: Int, eager: Bool
-    /// Number of an attached memfd; nil: the rank's memory.
+    /// Number of an attached memfd, or `pool`; nil: the rank's memory.
     public var source: Int?
     public init(fileOffset: Int, address: UInt64, bytes: Int, eager: Bool, source: Int? = nil) {
         self.fileOffset = fileOffset; self.address = address; self.bytes = bytes; self.eager = eager; self.source = source

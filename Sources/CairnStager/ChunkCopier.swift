@@ -8,7 +8,7 @@ import CairnModel
 
 enum ChunkCopier {
     /// Gives the work's checksums, completed as far as this phase goes. `progress` is called after each block.
-    static func copy(_ work: ChunkWork, into map: MemoryMap, at slotOffset: Int, progress: () -> Void) throws(StageFailure) -> [UInt32?] {
+    static func copy(_ work: ChunkWork, into map: MemoryMap, at slotOffset: Int, pool: PoolMemory, progress: () -> Void) throws(StageFailure) -> [UInt32?] {
         let plan = work.plan, chunkBegin = work.chunk * Sizes.chunkBytes
         let chunkEnd = chunkBegin + Sizes.bytes(ofChunk: work.chunk, fileBytes: plan.fileBytes)
         var checksums = work.checksums
@@ -23,7 +23,9 @@ enum ChunkCopier {
             try forEachPiece(plan, from: begin, to: end, &number) { (part, piece) throws(StageFailure) in
                 if part.eager == (work.phase == .eager) {
                     let target = slotOffset + piece.lowerBound - chunkBegin
-                    if let address = part.address {
+                    if let address = part.address, part.source == StageExtent.pool {
+                        try copy(from: pool, Int(address) + piece.lowerBound - part.begin, piece.count, into: map, at: target)
+                    } else if let address = part.address {
                         try gather.add(address &+ UInt64(piece.lowerBound - part.begin), piece.count, to: target, source: part.source)
                     } else {
                         map.copy(from: plan.header[piece], at: target)
@@ -46,8 +48,18 @@ enum ChunkCopier {
             let end = (chunkEnd + Sizes.alignment - 1) / Sizes.alignment * Sizes.alignment
             map.zero(offset: slotOffset + chunkEnd - chunkBegin, bytes: end - chunkEnd)
         }
-        if plan.session.isGone { throw .gone }
+        if plan.isOfRank(work.chunk), plan.session.isGone { throw .gone }
         return checksums
+    }
+
+    /// What a held save staged, checked before it was sealed.
+    private static func copy(from pool: PoolMemory, _ offset: Int, _ bytes: Int, into map: MemoryMap, at target: Int) throws(StageFailure) {
+        guard let ranges = pool.ranges(offset, bytes) else { throw .failed(.other, "\(bytes) bytes at \(offset) are not in the pool") }
+        var target = target
+        for range in ranges {
+            map.copy(from: range.map, at: range.offset, to: target, bytes: range.bytes)
+            target += range.bytes
+        }
     }
 
     /// CRC32C of each lazy piece of a chunk, cut where blocks end, in the order in which `copy` meets them. `scratch` has room for a block.

@@ -74,7 +74,7 @@ final class CopyThreads: Sendable {
         func progress() { place.progressNanoseconds.store(Clock.monotonicNanoseconds(), ordering: .releasing) }
         guard work.phase == .sum else {
             let (map, offset) = pool.place(ofSlot: work.slot)
-            return try ChunkCopier.copy(work, into: map, at: offset, progress: progress)
+            return try ChunkCopier.copy(work, into: map, at: offset, pool: pool, progress: progress)
         }
         let scratch: MemoryMap
         do { scratch = try MemoryMap(anonymous: Sizes.blockBytes) } catch { throw .failed(.other, "\(error)") }

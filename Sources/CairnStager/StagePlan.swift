@@ -27,7 +27,7 @@ final class StagePlan: Sendable {
         var begin: Int, bytes: Int, eager: Bool
         /// Nil: bytes of the header.
         var address: UInt64?
-        /// Number of a memfd, in which the address is an offset; nil: the rank's memory.
+        /// Number of a memfd, in which the address is an offset, or `StageExtent.pool`; nil: the rank's memory.
         var source: Int?
         var end: Int { begin + bytes }
     }
@@ -40,7 +40,7 @@ final class StagePlan: Sendable {
     let verifies: Bool
     private let layout: StageLayout
     private let objects: [StageExtent]
-    /// Bit 0: the chunk has eager bytes, bit 1: lazy ones.
+    /// Bit 0: the chunk has eager bytes, bit 1: lazy ones, bit 2: some that are the rank's.
     private let flags: [UInt8]
     private let stopped = Atomic(false)
     /// The session's memfds as they were when the save began: what is attached later under the same number is another save's.
@@ -62,18 +62,20 @@ final class StagePlan: Sendable {
         guard end == fileBytes else { return nil }
         chunks = Sizes.chunks(ofFile: fileBytes)
         var flags = [UInt8](repeating: 0, count: chunks)
-        func mark(_ begin: Int, _ bytes: Int, eager: Bool) {
+        func mark(_ begin: Int, _ bytes: Int, eager: Bool, source: Int?) {
             guard bytes > 0 else { return }
-            for chunk in begin / Sizes.chunkBytes...(begin + bytes - 1) / Sizes.chunkBytes { flags[chunk] |= eager ? 1 : 2 }
+            let flag: UInt8 = (eager ? 1 : 2) | (source == StageExtent.pool ? 0 : 4)
+            for chunk in begin / Sizes.chunkBytes...(begin + bytes - 1) / Sizes.chunkBytes { flags[chunk] |= flag }
         }
-        mark(0, header.count, eager: true)
-        for extent in layout.extents { mark(header.count + extent.fileOffset, extent.bytes, eager: extent.eager) }
-        for object in objects { mark(object.fileOffset, object.bytes, eager: object.eager) }
+        mark(0, header.count, eager: true, source: StageExtent.pool)
+        for extent in layout.extents { mark(header.count + extent.fileOffset, extent.bytes, eager: extent.eager, source: extent.source) }
+        for object in objects { mark(object.fileOffset, object.bytes, eager: object.eager, source: object.source) }
         self.flags = flags
     }
 
     func hasEager(_ chunk: Int) -> Bool { flags[chunk] & 1 != 0 }
     func hasLazy(_ chunk: Int) -> Bool { flags[chunk] & 2 != 0 }
+    func isOfRank(_ chunk: Int) -> Bool { flags[chunk] & 4 != 0 }
     var eagerChunks: Int { flags.count { $0 & 1 != 0 } }
 
     /// No block is copied from now on, but one may still be under way.
@@ -100,7 +102,7 @@ final class StagePlan: Sendable {
     /// Why not all bytes that are to come from memfds are there; nil: they are.
     var problemOfSources: String? {
         for extent in [layout.extents, objects].joined() {
-            guard let number = extent.source else { continue }
+            guard let number = extent.source, number != StageExtent.pool else { continue }
             guard let memory = sources[number] else { return "descriptor \(number) is not attached" }
             guard extent.address <= UInt64(memory.bytes), extent.bytes <= memory.bytes - Int(extent.address) else {
                 return "descriptor \(number) has \(memory.bytes) bytes, not \(extent.bytes) at \(extent.address)"

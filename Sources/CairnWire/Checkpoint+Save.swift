@@ -7,6 +7,8 @@ extension Checkpoint {
     /// ascending, rank 0 and the caller among them, the same on each of them (default: all). copies: these are copies of replicas that
     /// ranks of other nodes own, kept in memory and on the local tier only; such a call comes before the one for the rank's own part.
     /// verify: all bytes are read before the reply, and the save fails, naming the shard, if one is another when it is staged.
+    /// files: bytes that stand as files of these names beside the rank's own in the step's folder, for other tools; kept in that file too.
+    /// plan: nothing is saved; the reply says what the file would be. hold: staged, but no step's until Seal; try counts this rank's held saves.
     public enum Save: WireMethod {
         public static let name = Checkpoint.interface + ".Save"
         public struct Parameters: WireFields {
@@ -20,45 +22,58 @@ extension Checkpoint {
             public var hold: Bool?
             public var copies: Bool?
             public var verify: Bool?
+            public var files: [Object]?
+            public var plan: Bool?
 
             public init(step: Int? = nil, attemptTry: Int, layout: String, objects: [Object]? = nil, upto: Level? = nil,
                         participants: [Int]? = nil, metadata: [String: String]? = nil, hold: Bool? = nil,
-                        copies: Bool? = nil, verify: Bool? = nil) {
+                        copies: Bool? = nil, verify: Bool? = nil, files: [Object]? = nil, plan: Bool? = nil) {
                 self.step = step; self.attemptTry = attemptTry; self.layout = layout; self.objects = objects
                 self.upto = upto; self.participants = participants; self.metadata = metadata; self.hold = hold
-                self.copies = copies; self.verify = verify
+                self.copies = copies; self.verify = verify; self.files = files; self.plan = plan
             }
             public enum CodingKeys: String, CodingKey, CaseIterable { case step, attemptTry = "try", layout, objects,
-                upto, participants, metadata, hold, copies, verify }
+                upto, participants, metadata, hold, copies, verify, files, plan }
         }
         public struct Reply: WireFields {
             public var save: String
             public var bytes: Int
+            /// Where data begins in the file: shards from there on, back to back.
+            public var dataStart: Int
 
-            public init(save: String, bytes: Int) {
-                self.save = save; self.bytes = bytes
+            public init(save: String, bytes: Int, dataStart: Int) {
+                self.save = save; self.bytes = bytes; self.dataStart = dataStart
             }
-            public enum CodingKeys: String, CodingKey, CaseIterable { case save, bytes }
+            public enum CodingKeys: String, CodingKey, CaseIterable { case save, bytes, dataStart }
         }
     }
 
-    /// Ends a held save, which is not flushed before.
+    /// Makes a held save a step's: its file is made of what was staged, without the shards and objects named in drop, and with more objects
+    /// and files. The reply comes when those are staged. From then on it is a save like any other, under the name in the reply.
+    /// Only a save that is staged can be sealed. plan: as Save's. discard: it is given up instead.
     public enum Seal: WireMethod {
         public static let name = Checkpoint.interface + ".Seal"
         public struct Parameters: WireFields {
             public var save: String
+            /// What Save would have had them; absent: as the held save said. The try counts from 1.
             public var step: Int?
+            public var attemptTry: Int?
+            public var upto: Level?
+            public var metadata: [String: String]?
             public var drop: [String]?
             public var objects: [Object]?
             public var files: [Object]?
+            public var plan: Bool?
+            public var discard: Bool?
 
-            public init(save: String, step: Int? = nil, drop: [String]? = nil, objects: [Object]? = nil,
-                        files: [Object]? = nil) {
-                self.save = save; self.step = step; self.drop = drop; self.objects = objects; self.files = files
+            public init(save: String, step: Int? = nil, attemptTry: Int? = nil, upto: Level? = nil, metadata: [String: String]? = nil,
+                        drop: [String]? = nil, objects: [Object]? = nil, files: [Object]? = nil, plan: Bool? = nil, discard: Bool? = nil) {
+                self.save = save; self.step = step; self.attemptTry = attemptTry; self.upto = upto; self.metadata = metadata
+                self.drop = drop; self.objects = objects; self.files = files; self.plan = plan; self.discard = discard
             }
-            public enum CodingKeys: String, CodingKey, CaseIterable { case save, step, drop, objects, files }
+            public enum CodingKeys: String, CodingKey, CaseIterable { case save, step, attemptTry = "try", upto, metadata, drop, objects, files, plan, discard }
         }
-        public typealias Reply = Nothing
+        public typealias Reply = Save.Reply
     }
 
     /// Lends a segment of shared memory; the reply carries its memfd.

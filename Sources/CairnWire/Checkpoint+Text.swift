@@ -131,11 +131,16 @@ extension Checkpoint {
         # ascending, rank 0 and the caller among them, the same on each of them (default: all). copies: these are copies of replicas that
         # ranks of other nodes own, kept in memory and on the local tier only; such a call comes before the one for the rank's own part.
         # verify: all bytes are read before the reply, and the save fails, naming the shard, if one is another when it is staged.
-        method Save(step: ?int, try: int, layout: string, objects: ?[]Object, upto: ?Level, participants: ?[]int, metadata: ?[string]string, hold: ?bool, copies: ?bool, verify: ?bool)
-          -> (save: string, bytes: int)
+        # files: bytes that stand as files of these names beside the rank's own in the step's folder, for other tools; kept in that file too.
+        # plan: nothing is saved; the reply says what the file would be. hold: staged, but no step's until Seal; try counts this rank's held saves.
+        method Save(step: ?int, try: int, layout: string, objects: ?[]Object, upto: ?Level, participants: ?[]int, metadata: ?[string]string, hold: ?bool, copies: ?bool, verify: ?bool, files: ?[]Object, plan: ?bool)
+          -> (save: string, bytes: int, dataStart: int)
 
-        # Ends a held save, which is not flushed before.
-        method Seal(save: string, step: ?int, drop: ?[]string, objects: ?[]Object, files: ?[]Object) -> ()
+        # Makes a held save a step's: its file is made of what was staged, without the shards and objects named in drop, and with more objects
+        # and files. The reply comes when those are staged. From then on it is a save like any other, under the name in the reply.
+        # Only a save that is staged can be sealed. plan: as Save's. discard: it is given up instead.
+        method Seal(save: string, step: ?int, try: ?int, upto: ?Level, metadata: ?[string]string, drop: ?[]string, objects: ?[]Object, files: ?[]Object, plan: ?bool, discard: ?bool)
+          -> (save: string, bytes: int, dataStart: int)
 
         # Lends a segment of shared memory; the reply carries its memfd.
         method Lease(bytes: int) -> (segment: int, bytes: int)

@@ -124,16 +124,22 @@ final class Bench {
         RankSaveKey(run: Self.run, save: SaveID(attempt: attempt, step: step, attemptTry: attemptTry), rank: rank)
     }
     @discardableResult
-    func save(_ session: SessionToken, _ key: RankSaveKey, chunks: Int = 2, upto: Level = .committed, eager: [Int] = [0], waits: Bool = false) -> CallID {
+    func save(_ session: SessionToken, _ key: RankSaveKey, chunks: Int = 2, upto: Level = .committed, eager: [Int] = [0], waits: Bool = false, isHeld: Bool = false,
+              sealing: Sealing? = nil) -> CallID {
         nextHandle += 1
         let call = newCall()
         handles[key] = handles[key] ?? nextHandle
         let bytes = (chunks - 1) * Sizes.chunkBytes + 4096
         tell(.save(SaveRequest(
-            call: call, session: session, handle: nextHandle, step: key.save.step, attemptTry: key.save.attemptTry, upto: upto,
+            call: call, session: session, handle: nextHandle, step: key.save.step, attemptTry: isHeld ? key.save.step : key.save.attemptTry, upto: upto,
             staging: BeginStaging(handle: nextHandle, session: session, layout: 1, dataStart: 4096, fileBytes: bytes, objects: []),
-            eagerChunks: eager, waitsForEager: waits)))
+            eagerChunks: eager, waitsForEager: waits, isHeld: isHeld, sealing: sealing)))
         return call
+    }
+    /// Makes `held` the save `key`.
+    @discardableResult
+    func seal(_ session: SessionToken, _ held: RankSaveKey, as key: RankSaveKey, chunks: Int, given: [Int], waits: Bool = false) -> CallID {
+        save(session, key, chunks: chunks, waits: waits, sealing: Sealing(handle: handle(held), given: given))
     }
     func handle(_ key: RankSaveKey) -> Int { handles[key] ?? -1 }
 

@@ -34,7 +34,8 @@ extension Daemon {
         case .staged:
             if record.staged.count != record.chunkCount { world.fail("I1: \(key) is told staged with \(record.staged.count) of \(record.chunkCount) chunks") }
             if record.memoryChanged { world.fail("I13: \(key) is told staged though its memory changed before") }
-            world.mark(.toldStaged)
+            world.mark(record.isHeld ? .heldStaged : .toldStaged)
+            if let session = record.session, record.source != nil, sessions[session] == nil { world.mark(.heldSealedAfterDeath) }
         case .local:
             // Retention may have taken it just now: of what ended before, or is older than what it keeps.
             if !localDisk.retired.contains(key), !isDurable(key, record.token, anywhere: true), !isCommitted { world.fail("I1: \(key) is told local but is published nowhere, or not synced") }
@@ -50,7 +51,11 @@ extension Daemon {
             }
             world.mark(.toldCommitted)
         case .failed:
-            if record.staged.count == record.chunkCount, before >= .staged, notice.reason?.hasPrefix("rank \(notice.rank)'s session ended") == true, !record.memoryChanged {
+            if record.isHeld, before >= .staged { world.mark(.heldEnded) }
+            if record.source != nil, record.isAnswered, notice.reason?.hasPrefix("rank \(notice.rank)'s session ended") == true {
+                world.fail("I1: \(key) was sealed and does not survive its rank's end")
+            }
+            if !record.isHeld, record.staged.count == record.chunkCount, before >= .staged, notice.reason?.hasPrefix("rank \(notice.rank)'s session ended") == true, !record.memoryChanged {
                 world.fail("I1: \(key) was told \(before) and does not survive its rank's end: \(notice.reason ?? "")")
             }
             let isDamaged = world.disk.damaged.contains(key.save) && notice.reason?.hasPrefix("what decides on it is damaged") == true
@@ -76,6 +81,13 @@ extension Daemon {
     /// I1, I5: a slot is given to another chunk only when the former chunk is not needed any more.
     func checkEviction(of slot: Int) {
         guard let (handle, chunk) = pool.assigned[slot], let record = records[handle], record.staged.contains(chunk), record.level != .failed else { return }
+        if record.isHeld {
+            guard let sealed = record.sealed, sealed.level != .failed else { return world.fail("I1: slot \(slot) is given out while held save \(record.key) waits for its Seal") }
+            if let source = sealed.source, let chunk = source.needs.indices.first(where: { source.needs[$0].contains(chunk) && !sealed.staged.contains($0) }) {
+                world.fail("I5: slot \(slot) is given out while chunk \(chunk) of \(sealed.key) is still to be made of it")
+            }
+            return
+        }
         world.mark(.evicted)
         if isSynced(record.key, chunk) || world.disk.decisions[record.key.save] != nil || isGivenUp(record.key.save) { return }
         // Told local and published; what it holds beyond that is retention's.
@@ -85,7 +97,7 @@ extension Daemon {
         if record.finalLevel == .staged, record.level == .staged {
             // Memory only: kept until a newer save of this rank is staged.
             let newer = recordsByKey.values.contains {
-                $0.key.rank == record.key.rank && $0.level >= .staged && $0.level != .failed && ($0.key.save.attempt, $0.handle ?? 0) > (record.key.save.attempt, handle)
+                $0.key.rank == record.key.rank && !$0.isHeld && $0.level >= .staged && $0.level != .failed && ($0.key.save.attempt, $0.handle ?? 0) > (record.key.save.attempt, handle)
             }
             // Or until another rank's part has failed: the save is whole nowhere.
             let lost = recordsByKey.values.contains { $0.key.save == record.key.save && $0.level == .failed }
@@ -106,7 +118,7 @@ extension Daemon {
 
     /// I3 is the tier worker's; the engine must name what it may not take: saves not ended, and what a restore names.
     func checkRetention(_ tier: Tier, _ saves: [SaveID], _ sequences: [CommitSequence]) {
-        for record in recordsByKey.values where !record.ended && record.level >= .accepted && !saves.contains(record.key.save) {
+        for record in recordsByKey.values where !record.ended && !record.isHeld && record.level >= .accepted && !saves.contains(record.key.save) {
             if world.disk.decisions[record.key.save]?.sequence != nil { continue }
             world.fail("I1: retention on the \(tier) tier does not protect \(record.key), told \(record.level)")
         }

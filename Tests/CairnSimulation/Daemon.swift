@@ -95,7 +95,8 @@ final class Daemon {
             worker.publish(id, file, facts)
         case .recordDecision(let tier, let id, _, let save): workers[tier]?.recordDecision(id, save)
         case .tell(let notice): checkNotice(notice)
-        case .forget(let handle): records[handle] = nil
+        case .forget(let handle):
+            if let record = records.removeValue(forKey: handle), record.isHeld { recordsByKey[record.key] = nil }
         case .endSession(let token, _, let replaced):
             if !replaced, let rank = sessions.removeValue(forKey: token) { rank.ended() }
         case .log(_, let text, _, let save, let rank):

@@ -10,7 +10,7 @@ public enum FaultKind: String, CaseIterable, Sendable {
     // Launches.
     case linger, move, elastic, olderRestore
     // Ways to save.
-    case participants, promotion, retry, lowerLevels, memoryLoad
+    case participants, promotion, retry, lowerLevels, memoryLoad, holding
 }
 
 /// A history is a seed and what is left out of it.

@@ -17,16 +17,17 @@ extension Rank {
         if job.refuser == rank, world.faults { world.mark(.rankRefused); return train() }
         if step == lastStep, job.missesLastSave(rank) { return train() }
         if let participants = job.participants(step), !participants.contains(rank) { return train() }
+        if world.random.once(in: 4), world.may(.holding) { return hold() }
         let record = newRecord()
         ask(record)
         if world.random.once(in: 25), world.may(.hangUp) { later(60) { $0.giveUp(record) } }
         if world.random.once(in: 8) { wait(record) }
     }
 
-    private func newRecord() -> SaveRecord {
+    func newRecord(chunks wanted: Int? = nil) -> SaveRecord {
         let attemptTry = tries[step, default: 0] + 1
         tries[step] = attemptTry
-        let upto = job.upto(step), chunks = job.chunks(rank, step)
+        let upto = job.upto(step), chunks = wanted ?? job.chunks(rank, step)
         let key = RankSaveKey(run: world.settings.run, save: SaveID(attempt: job.number, step: step, attemptTry: attemptTry), rank: rank)
         let record = SaveRecord(key: key, handle: daemon.newHandle(), upto: upto, finalLevel: world.settings.finalLevel(upto),
                                 fileBytes: (chunks - 1) * Sizes.chunkBytes + 4096, nonce: world.newNonce(), acceptedAt: world.now, session: session, recovered: false,
@@ -39,12 +40,13 @@ extension Rank {
         return record
     }
 
-    private func ask(_ record: SaveRecord) {
+    func ask(_ record: SaveRecord, sealing: Sealing? = nil) {
         guard let session, let handle = record.handle else { return }
-        let key = record.key, waits = world.random.once(in: 2), life = daemon.life, step = step
+        let random = world.random.once(in: 2), waits = record.rankChunks.map { !$0.isEmpty } ?? random
+        let key = record.key, life = daemon.life, step = step
         daemon.records[handle] = record
         daemon.recordsByKey[key] = record
-        let call = daemon.call(self) { [self] answer in
+        let call = daemon.call(self, atOnce: { if case .saved = $0 { record.isAnswered = true } }) { [self] answer in
             guard case .saved = answer else {
                 if record.level == .accepted, !daemon.engine.knows(handle: handle) { daemon.forgetRefused(record) }
                 fence = nil
@@ -58,7 +60,7 @@ extension Rank {
         daemon.deliver(.save(SaveRequest(
             call: call, session: session, handle: handle, step: step, attemptTry: key.save.attemptTry, upto: record.upto,
             staging: BeginStaging(handle: handle, session: session, layout: 1, dataStart: 4096, fileBytes: record.fileBytes, objects: []),
-            eagerChunks: record.eager.sorted(), waitsForEager: waits, participants: record.participants)))
+            eagerChunks: record.eager.sorted(), waitsForEager: waits, participants: record.participants, sealing: sealing)))
         if daemon.life == life, !daemon.engine.knows(handle: handle), record.level == .accepted { daemon.forgetRefused(record) }
     }
 
@@ -83,6 +85,7 @@ extension Rank {
 
     func told(_ notice: Notice) {
         guard alive else { return }
+        if notice.save.attemptTry == 0 { return toldHeld(notice) }
         if notice.level == .local || notice.level == .staged, job.promotes(notice.save.step) { later(600) { $0.promote(notice.save) } }
         guard let fence, fence == notice.save, notice.level >= .staged else { return }
         self.fence = nil
@@ -95,7 +98,7 @@ extension Rank {
         let daemon = daemon, attempt = job.number
         // Which try the engine takes depends on what it still knows: the newest of what is here.
         func parts() -> [SaveRecord] {
-            daemon.recordsByKey.values.filter { $0.key.save.attempt == attempt && $0.key.save.step == save.step && $0.level != .failed }
+            daemon.recordsByKey.values.filter { $0.key.save.attempt == attempt && $0.key.save.step == save.step && $0.level != .failed && !$0.isHeld }
         }
         for part in parts() where part.finalLevel != .committed { part.promoting = .committed }
         daemon.promotions.insert(SaveID(attempt: attempt, step: save.step, attemptTry: 0))

@@ -14,6 +14,7 @@ final class Rank {
     var step: Int
     var lastStep: Int { job.startStep + job.steps }
     var tries: [Int: Int] = [:]
+    var holds = 0
     var fence: SaveID?
     private(set) var incarnation = 0
     var restore = 1

@@ -18,6 +18,16 @@ final class SaveRecord {
     /// The rank gave up the fence and changed its memory.
     var memoryChanged = false
     var stageFailed = false
+    /// It has no step yet.
+    var isHeld = false
+    /// What it was sealed from: the held save, the slots of its chunks, and which of them each chunk takes bytes from.
+    var source: (held: SaveRecord, slots: [Int], needs: [ClosedRange<Int>])?
+    /// Chunks with bytes of its rank's own memory; of another save, all.
+    var rankChunks: Set<Int>?
+    /// Its Seal was answered: nothing of its rank is needed any more.
+    var isAnswered = false
+    /// The save that it became.
+    var sealed: SaveRecord?
 
     init(key: RankSaveKey, handle: Int?, upto: Level, finalLevel: Level, fileBytes: Int, nonce: Int, acceptedAt: Int, session: String?, recovered: Bool,
          token: String, worldSize: Int, participants: [Int]?, parent: CommitSequence?) {

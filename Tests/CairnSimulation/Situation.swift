@@ -9,6 +9,8 @@ public enum Situation: String, CaseIterable, Sendable {
     case committedByRankZero, committedByStandIn, commitCompletedByAnother, voided, voidMetCommit, commitMetVoid, voidedByPrevious
     case participantsCommitted, promoted, promotedCommitted, retryCommitted, lowerLevelEnded, waitAnswered
     case decisionDamaged, decisionReadFromCopy, endedByDamage
+    // Held saves.
+    case heldStaged, heldSealed, heldSealedAfterDeath, heldEnded, heldGivenUp
     // What older attempts left.
     case haveListed, leftoverPublished, leftoverFinished, leftoverVoided, leftoverAbsent, leftoverEverywhere
     // Restores.

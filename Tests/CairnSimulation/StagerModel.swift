@@ -8,7 +8,7 @@ final class StagerModel {
     let generation: Int
     private let pipe = Pipe()
     private let pool: PoolModel
-    private struct Copy { var handle: Int, chunk: Int, slot: Int }
+    private struct Copy { var handle: Int, chunk: Int, slot: Int, sources: [Int] }
     private var copies: [Int: Copy] = [:]
     /// Cancelled, but still writing.
     private var busyCopies: [Int: Copy] = [:]
@@ -54,13 +54,16 @@ final class StagerModel {
         pool.writers[slot] += 1
         let id = nextCopy
         nextCopy += 1
-        copies[id] = Copy(handle: handle, chunk: assignment.chunk, slot: slot)
+        copies[id] = Copy(handle: handle, chunk: assignment.chunk, slot: slot, sources: sources(record, assignment.chunk))
+        for source in copies[id]?.sources ?? [] { pool.readers[source] += 1 }
+        checkSources(record, assignment.chunk)
         world.after(world.delay() * (world.random.once(in: 60) ? 50 : 1)) { [self] in
-            guard copies.removeValue(forKey: id) != nil else { return }
-            pool.writers[slot] -= 1
+            guard let copy = copies.removeValue(forKey: id) else { return }
+            end(copy)
             pool.contents[slot] = .chunk(record.content(assignment.chunk))
             guard !cancelled.contains(handle), !record.stageFailed else { return }
-            if daemon.isGone(record.session) {
+            checkSources(record, assignment.chunk)
+            if record.rankChunks?.contains(assignment.chunk) ?? true, daemon.isGone(record.session) {
                 record.stageFailed = true
                 return send(.stageFailed(handle: handle, kind: .gone, text: "the rank's process is gone"), delay: world.delay())
             }
@@ -71,6 +74,22 @@ final class StagerModel {
                 send(.eagerStaged(handle: handle), delay: 0)
             }
         }
+    }
+
+    /// The slots that a chunk of a sealed save is made of.
+    private func sources(_ record: SaveRecord, _ chunk: Int) -> [Int] {
+        guard let source = record.source, source.needs.indices.contains(chunk) else { return [] }
+        return source.needs[chunk].map { source.slots[$0] }
+    }
+    private func checkSources(_ record: SaveRecord, _ chunk: Int) {
+        guard let source = record.source, source.needs.indices.contains(chunk) else { return }
+        for held in source.needs[chunk] where pool.contents[source.slots[held]] != .chunk(source.held.content(held)) {
+            world.fail("I5: chunk \(chunk) of \(record.key) is made of slot \(source.slots[held]), which does not hold chunk \(held) of \(source.held.key) any more")
+        }
+    }
+    private func end(_ copy: Copy) {
+        pool.writers[copy.slot] -= 1
+        for source in copy.sources { pool.readers[source] -= 1 }
     }
 
     private func cancel(_ handle: Int) {
@@ -85,12 +104,12 @@ final class StagerModel {
                 busyCopies[id] = copy
                 world.at(at) { [self] in
                     guard busyCopies.removeValue(forKey: id) != nil else { return }
-                    pool.writers[copy.slot] -= 1
+                    end(copy)
                     pool.contents[copy.slot] = .garbage
                     send(.slotFree(slot: copy.slot), delay: world.delay())
                 }
             } else {
-                pool.writers[copy.slot] -= 1
+                end(copy)
             }
         }
         send(.cancelled(handle: handle, busySlots: busy), delay: 1)
@@ -98,8 +117,8 @@ final class StagerModel {
 
     /// The process is gone, and with it every copy.
     func die() {
-        for copy in copies.values { pool.writers[copy.slot] -= 1 }
-        for copy in busyCopies.values { pool.writers[copy.slot] -= 1 }
+        for copy in copies.values { end(copy) }
+        for copy in busyCopies.values { end(copy) }
         copies.removeAll()
         busyCopies.removeAll()
     }

@@ -199,6 +199,7 @@ extension Event {
         case .choose: 6
         case .settle: 7
         case .promote: 8
+        case .discard: 47
         case .callGone: 9
         case .stagerReady: 10
         case .stagerLost: 11

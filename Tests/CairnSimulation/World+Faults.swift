@@ -64,7 +64,7 @@ extension World {
         for daemon in daemons { daemon.loseWorker(settings.committing) }
     }
 
-    private func relaunch(afterMs ms: Int) {
+    func relaunch(afterMs ms: Int) {
         let lingers = random.once(in: 4)
         after(ms * Self.ms) { [self] in
             guard faults else { return }

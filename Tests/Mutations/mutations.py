@@ -55,6 +55,15 @@ MUTATIONS = [
              "        guard targets(rankSave.upto).isEmpty, rankSave.isStaged else { return false }\n",
              "        guard targets(rankSave.upto).isEmpty, rankSave.isStaged else { return false }\n        if rankSave.failure == nil { return true }\n"),
 
+    # Saves that are held until their Seal.
+    Mutation("a held save's chunks are given away", ("I1", "I5"), ENGINE, "Engine+Evict.swift",
+             "        if rankSave.isHeld { return false }\n", ""),
+    Mutation("a held chunk is free as soon as a seal begins with it", ("I5",), ENGINE, "Engine+Held.swift",
+             "        if sealing.prefix > 0 { giveBack(held, upTo: min(sealing.given[sealing.prefix - 1], held.chunkCount), isResting: false) }\n",
+             "        giveBack(held, upTo: min((sealing.given.last ?? 0), held.chunkCount), isResting: false)\n"),
+    Mutation("a held save that was sealed dies with its rank", ("I1",), ENGINE, "Engine+Attempts.swift",
+             "            if rankSave.isApart || rankSave.sealedBy != nil { continue }\n", ""),
+
     # Memory.
     Mutation("a launch that is over is remembered", ("I6",), ENGINE, "Engine+Attempts.swift",
              "        runs[attempt.key.run]?.attempts[attempt.key.tokenHash] = nil\n", ""),

@@ -1,4 +1,4 @@
-// dev.cairn.Checkpoint: what ranks call. Sessions here; the rest in SaveCalls, LeaseCalls, RestoreCalls, DescribeCalls, LoadCalls and
+// dev.cairn.Checkpoint: what ranks call. Sessions here; the rest in SaveCalls, SealCalls, LeaseCalls, RestoreCalls, DescribeCalls, LoadCalls and
 // BranchCalls.
 import CairnEngine
 import CairnIO
@@ -46,7 +46,7 @@ extension Daemon {
         case .choose(let parameters): choose(parameters, session, context)
         case .load(let parameters): load(parameters, session, context)
         case .settle(let parameters): settle(parameters, session, context)
-        case .seal: context.fail(.notSupported(feature: "Seal (held saves)"))
+        case .seal(let parameters): seal(parameters, session, context)
         case .put: context.fail(.notSupported(feature: "Put (streamed sources)"))
         case .promote(let parameters): promote(parameters, session, context)
         case .branch(let parameters): branch(parameters, session, context)

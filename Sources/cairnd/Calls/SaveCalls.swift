@@ -73,9 +73,8 @@ extension Daemon {
     // MARK: saves
 
     func save(_ parameters: Checkpoint.Save.Parameters, _ session: ClientSession, _ context: CallContext) {
-        if parameters.hold == true { return context.fail(.notSupported(feature: "held saves")) }
-        // A step is part of names, in which a number has 18 digits at most.
-        guard let step = parameters.step, (0..<1_000_000_000_000_000_000).contains(step) else { return context.fail(.invalidParameter(parameter: "step")) }
+        let isHeld = parameters.hold == true
+        guard let step = parameters.step ?? (isHeld ? 0 : nil), Self.steps.contains(step) else { return context.fail(.invalidParameter(parameter: "step")) }
         guard (1...1_000_000).contains(parameters.attemptTry) else { return context.fail(.invalidParameter(parameter: "try")) }
         let upto = parameters.upto ?? .committed
         guard upto != .failed, upto != .accepted else { return context.fail(.invalidParameter(parameter: "upto")) }
@@ -87,14 +86,15 @@ extension Daemon {
         }
         guard let registered = session.layout(parameters.layout) else { return context.fail(.unknownLayout(layout: parameters.layout)) }
         let metadata = parameters.metadata ?? [:]
-        guard metadata.count <= DaemonLimits.metadataEntries,
-              metadata.allSatisfy({ $0.key.utf8.count + $0.value.utf8.count <= DaemonLimits.metadataEntryBytes }) else {
-            return context.fail(.invalidParameter(parameter: "metadata"))
-        }
+        guard Self.isMetadata(metadata) else { return context.fail(.invalidParameter(parameter: "metadata")) }
         guard let attempt = engine.attemptNumber(session: session.token) else { return context.fail(.notOpen) }
-        let id = SaveID(attempt: attempt, step: step, attemptTry: parameters.attemptTry)
-        let objects = parameters.objects ?? [], isCopies = parameters.copies == true
-        guard !isCopies || objects.isEmpty else { return context.fail(.invalidParameter(parameter: "objects")) }
+        let id = isHeld ? SaveID(attempt: attempt, step: parameters.attemptTry, attemptTry: 0) : SaveID(attempt: attempt, step: step, attemptTry: parameters.attemptTry)
+        let isCopies = parameters.copies == true, files = parameters.files ?? []
+        guard !isCopies || parameters.objects?.isEmpty ?? true else { return context.fail(.invalidParameter(parameter: "objects")) }
+        guard !isCopies || !isHeld else { return context.fail(.invalidParameter(parameter: "hold")) }
+        guard files.isEmpty || (!isCopies && !isHeld) else { return context.fail(.invalidParameter(parameter: "files")) }
+        if let problem = Self.problem(of: files) { return context.fail(problem) }
+        let objects = (parameters.objects ?? []) + files.map(Self.fileObject)
         let plan: FilePlan
         do {
             plan = try FileHeader.make(layout: registered.layout, objects: objects.map(\.model), run: session.run, save: id,
@@ -102,6 +102,7 @@ extension Daemon {
         } catch {
             return context.fail(wireError(error))
         }
+        if parameters.plan == true { return context.reply(Checkpoint.Save.Reply(save: id.description, bytes: plan.fileBytes, dataStart: plan.dataStart)) }
         var extents: [StageExtent] = []
         for (object, stored) in zip(objects, plan.objects) {
             if object.source.streamed == true { return context.fail(.notSupported(feature: "streamed sources")) }
@@ -117,10 +118,24 @@ extension Daemon {
                                     rank: isCopies ? Copies.number(of: session.rank) : session.rank, worldSize: session.worldSize,
                                     memberCount: participants?.count ?? session.worldSize, layoutDigest: registered.layout.digest, plan: plan, metadata: metadata,
                                     parent: engine.attemptParent(session: session.token), upto: upto,
-                                    savedAt: Clock.iso8601(Clock.utcSeconds()), charge: charge)
-        let call = engineCall(context) { [unowned self] answer in
+                                    savedAt: Clock.iso8601(Clock.utcSeconds()), charge: charge, files: Self.stored(files, in: plan),
+                                    held: isHeld ? PlannedSave.Held(layout: registered.layout, objects: objects.map(\.model), step: parameters.step, participants: participants) : nil)
+        let call = saveCall(context, handle, dataStart: plan.dataStart)
+        let staging = BeginStaging(handle: handle, session: session.token, layout: registered.number, dataStart: plan.dataStart,
+                                   fileBytes: plan.fileBytes, objects: extents, verify: parameters.verify == true)
+        deliver(.save(SaveRequest(call: call, session: session.token, handle: handle, step: step, attemptTry: parameters.attemptTry, upto: upto,
+                                  staging: staging, eagerChunks: eagerChunks(registered.layout, extents, plan),
+                                  waitsForEager: registered.hasEagerBytes || extents.contains { $0.eager } || staging.verify, participants: participants, isCopies: isCopies, isHeld: isHeld)))
+    }
+
+    /// A step is part of names, in which a number has 18 digits at most.
+    static let steps = 0..<1_000_000_000_000_000_000
+
+    /// The engine's answer to a Save or a Seal, as its reply.
+    func saveCall(_ context: CallContext, _ handle: Int, dataStart: Int) -> CallID {
+        engineCall(context) { [unowned self] answer in
             switch answer {
-            case .saved(let save, let bytes): context.reply(Checkpoint.Save.Reply(save: save.description, bytes: bytes))
+            case .saved(let save, let bytes): context.reply(Checkpoint.Save.Reply(save: save.description, bytes: bytes, dataStart: dataStart))
             case .failed(let error):
                 // Refused before anything was staged: the engine knows nothing of this plan.
                 if !engine.knows(handle: handle) { plans[handle] = nil }
@@ -128,11 +143,36 @@ extension Daemon {
             default: preconditionFailure("a Save was answered with \(answer)")
             }
         }
-        let staging = BeginStaging(handle: handle, session: session.token, layout: registered.number, dataStart: plan.dataStart,
-                                   fileBytes: plan.fileBytes, objects: extents, verify: parameters.verify == true)
-        deliver(.save(SaveRequest(call: call, session: session.token, handle: handle, step: step, attemptTry: parameters.attemptTry, upto: upto,
-                                  staging: staging, eagerChunks: eagerChunks(registered.layout, extents, plan),
-                                  waitsForEager: registered.hasEagerBytes || extents.contains { $0.eager } || staging.verify, participants: participants, isCopies: isCopies)))
+    }
+
+    static func isMetadata(_ metadata: [String: String]) -> Bool {
+        metadata.count <= DaemonLimits.metadataEntries && metadata.allSatisfy { $0.key.utf8.count + $0.value.utf8.count <= DaemonLimits.metadataEntryBytes }
+    }
+
+    // MARK: files beside the rank's own
+
+    static func problem(of files: [Checkpoint.Object]) -> WireError? {
+        guard files.count <= StoreLimits.files else { return .tooLarge(bytes: files.count, limit: StoreLimits.files) }
+        for file in files {
+            guard Names.isFile(file.name), file.key == nil else {
+                return .invalidShard(name: file.name, reason: "a file's name has letters, digits and ._- (at most \(StoreLimits.fileNameBytes)), none that Cairn gives itself, and no key")
+            }
+            guard (0...StoreLimits.besideFileBytes).contains(file.bytes) else { return .tooLarge(bytes: file.bytes, limit: StoreLimits.besideFileBytes) }
+        }
+        return nil
+    }
+
+    /// The rank's own object that holds a file's bytes.
+    static func fileObject(_ file: Checkpoint.Object) -> Checkpoint.Object {
+        var object = file
+        object.name = Names.fileObject(file.name)
+        object.scope = .rank
+        return object
+    }
+
+    /// `files` are the plan's last objects.
+    static func stored(_ files: [Checkpoint.Object], in plan: FilePlan) -> [Manifest.File]? {
+        files.isEmpty ? nil : zip(files, plan.objects.suffix(files.count)).map { Manifest.File(name: $0.name, offset: $1.fileOffset, bytes: $0.bytes) }
     }
 
     /// Ascending ranks of the world, rank 0, whose count orders the save, and the caller among them.
@@ -153,8 +193,8 @@ extension Daemon {
         deliver(.promote(call: call, session: session.token, step: parameters.step, level: parameters.level))
     }
 
-    /// Chunks with eager bytes, ascending: the header's, and those of eager shards and objects.
-    func eagerChunks(_ layout: Layout, _ objects: [StageExtent], _ plan: FilePlan) -> [Int] {
+    /// Chunks with eager bytes, ascending: the header's, and those of eager shards and objects. `layout` nil: no shard is.
+    func eagerChunks(_ layout: Layout?, _ objects: [StageExtent], _ plan: FilePlan) -> [Int] {
         var chunks: [Int] = []
         func add(_ from: Int, _ bytes: Int) {
             guard bytes > 0 else { return }
@@ -162,7 +202,7 @@ extension Daemon {
             for chunk in max(first, (chunks.last ?? -1) + 1)..<max(last + 1, max(first, (chunks.last ?? -1) + 1)) { chunks.append(chunk) }
         }
         add(0, plan.dataStart)
-        for entry in layout.entries where entry.shard.eager { add(plan.dataStart + entry.dataOffset, entry.bytes) }
+        for entry in layout?.entries ?? [] where entry.shard.eager { add(plan.dataStart + entry.dataOffset, entry.bytes) }
         for object in objects where object.eager { add(object.fileOffset, object.bytes) }
         return chunks
     }

@@ -66,9 +66,19 @@ final class PlannedSave {
     }
     /// The manifest's record and name, made once: both tiers get the same bytes.
     var manifest: (name: String, bytes: [UInt8])?
+    /// What stands as files of their own beside it.
+    let files: [Manifest.File]?
+    /// Nil: it is no held save.
+    let held: Held?
+
+    /// What a Seal makes its save of.
+    struct Held {
+        let layout: Layout, objects: [ObjectInfo]
+        let step: Int?, participants: [Int]?
+    }
 
     init(session: String, run: RunKey, save: SaveID, rank: Int, worldSize: Int, memberCount: Int, layoutDigest: String, plan: FilePlan,
-         metadata: [String: String], parent: CommitSequence?, upto: Level, savedAt: String, charge: MemoryCharge) {
+         metadata: [String: String], parent: CommitSequence?, upto: Level, savedAt: String, charge: MemoryCharge, files: [Manifest.File]? = nil, held: Held? = nil) {
         self.session = session
         self.run = run
         self.save = save
@@ -82,6 +92,8 @@ final class PlannedSave {
         self.upto = upto
         self.savedAt = savedAt
         self.charge = charge
+        self.files = files
+        self.held = held
         crcs = Array(repeating: 0, count: Sizes.blocks(ofFile: plan.fileBytes))
     }
 }

@@ -57,7 +57,7 @@ extension Daemon {
                 run: plan.run, save: plan.save, rank: plan.rank, worldSize: plan.worldSize, layoutDigest: plan.layoutDigest,
                 fileBytes: plan.plan.fileBytes, dataStart: plan.plan.dataStart, crcs: plan.crcs, count: facts.count,
                 parent: plan.rank == 0 ? plan.parent : nil, previous: facts.previous, participants: facts.participants,
-                upto: engine.upto(ofHandle: handle) ?? plan.upto, metadata: plan.rank == 0 ? plan.metadata : nil, savedAt: plan.savedAt, node: node))
+                upto: engine.upto(ofHandle: handle) ?? plan.upto, metadata: plan.rank == 0 ? plan.metadata : nil, files: plan.files, savedAt: plan.savedAt, node: node))
             manifest = (Names.manifest(rank: plan.rank, digest: Record.nameDigest(record)), record)
             plan.manifest = manifest
         }
@@ -79,6 +79,12 @@ extension Daemon {
     }
 
     private func tell(_ notice: Notice) {
+        // A held save is counted when it is sealed.
+        if notice.save.attemptTry > 0 { count(notice) }
+        for watcher in Array(watchers.values) { watcher.tell(notice) }
+    }
+
+    private func count(_ notice: Notice) {
         switch notice.level {
         case .accepted where notice.reached: counters.saves += 1
         case .staged where notice.reached: counters.staged += 1
@@ -86,7 +92,6 @@ extension Daemon {
         case .failed where notice.reached: counters.failed += 1
         default: break
         }
-        for watcher in Array(watchers.values) { watcher.tell(notice) }
     }
 }
 
