@@ -13,7 +13,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -23,7 +23,7 @@ from .choice import Choice, Names
 from .foreign import Objects
 from .guard import Guard, Lazy
 from .history import History
-from .layout import Content, Layouts, Replicated
+from .layout import Content, Layouts, Replicated, Unchanged
 from .link import Link
 from .pickles import AllowPickle
 from .reactions import Reactions
@@ -239,6 +239,32 @@ class Checkpointer(History):
     ) -> dict[str, Any]:
         self._begin_branch(session)
         return send(self._link, session, content, save, attempt_try, metadata, ranks, self._verify and content.lazy is not None)
+
+    def _deliver(
+        self,
+        save: Save,
+        send: Callable[[Session], dict[str, Any]],
+        held: list[Any],
+        watched: Unchanged | None,
+        session: Session | None = None,
+    ) -> None:
+        """One save that another module describes (cairn.torch): ``send`` makes the calls, in ``session`` or in the one of now;
+        ``held`` lives until it is staged, ``watched`` must not change. What the daemon refuses is a save that has failed.
+
+        Raises:
+            Unavailable: there is no daemon."""
+        with self._saving:
+            attempts.release_store()
+            if self._last is not None:
+                self._link.fence(self._last)
+            current = session if session is not None else self._link.session
+            if current is None or self._closed:
+                raise errors.Unavailable("the checkpointer is closed" if self._closed else self._link.down) from self._link.ended
+            self._begin_branch(current)
+            save._held, save._lazy = held, watched
+            self._last = save
+            self._fenced = watched is None
+            deliver(self._link, current, save, lambda: send(current))
 
     def _fence_frozen(self) -> None:
         """Wait, where a save has lazy tensors that are not copied yet."""

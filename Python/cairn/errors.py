@@ -109,6 +109,11 @@ class Failed(WireError):
     text = "the daemon could not do it"
 
 
+def checkpoint_of(step: int) -> str:
+    """In words; a negative step: it was staged, and is not known yet."""
+    return f"checkpoint of step {step}" if step >= 0 else "checkpoint of a step that is not known yet"
+
+
 class CheckpointFailed(CairnError):
     """A save ended in ``failed``, or never began. ``reason`` is the daemon's or the client's own."""
 
@@ -116,7 +121,7 @@ class CheckpointFailed(CairnError):
         self.step = step
         self.reason = reason
         self.save = save
-        super().__init__(f"checkpoint of step {step} failed: {reason}")
+        super().__init__(f"{checkpoint_of(step)} failed: {reason}")
 
 
 class LevelNotAsked(CairnError):

@@ -10,7 +10,7 @@ import fnmatch
 import json
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
-from typing import Any
+from typing import Any, Protocol
 
 from . import replicas, tensors, tree
 from .guard import Guard, Lazy, named_lazy
@@ -65,11 +65,15 @@ class Content:
         self.lazy = lazy
 
 
+class Named(Protocol):
+    name: str
+
+
 class Unchanged:
     """Watches lazy tensors by torch's version counters: they miss fused optimizers and writes through `.data`, but see the usual
     in-place ones, as load_state_dict() before the fence, which would leave a save half old and half new without a word."""
 
-    def __init__(self, tensors: list[Any], leaves: list[Leaf]) -> None:
+    def __init__(self, tensors: list[Any], leaves: Sequence[Named]) -> None:
         self._tensors = tensors
         self._leaves = leaves
         self._versions = _versions(tensors)

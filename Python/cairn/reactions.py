@@ -25,7 +25,7 @@ class Reactions:
     def failed(self, save: Save) -> None:
         """A save has failed; called from any thread."""
         self.failures.note(save)
-        log.warning("cairn: checkpoint of step %d failed: %s", save.step, save.reason)
+        log.warning("cairn: %s failed: %s", errors.checkpoint_of(save.step), save.reason)
 
     def unavailable(self, save: Save, reason: str, cause: errors.CairnError | None) -> Save:
         """A save that cannot begin: there is no daemon."""

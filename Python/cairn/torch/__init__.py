@@ -1,1 +1,1 @@
-"""Cairn in the places of PyTorch's own and related checkpoint libraries. Each module is imported by itself."""
+"""Cairn inside PyTorch's own tools. Nothing here is imported by ``import cairn``, which goes on without torch."""
