@@ -15,7 +15,7 @@ export CAIRN_BIN ?= $(CURDIR)/.build/release
 # Linked with Swift's own libraries, so that an installed binary needs no toolchain beside it.
 RELEASE := swift build -c release --static-swift-stdlib
 
-.PHONY: help run test damage test-mutations simulate soak build release install clean bench ablation scale setup check-systemd test-swift test-python crash fuzz sanitize
+.PHONY: help run test damage test-mutations simulate soak build release install clean bench ablation scale setup setup-frameworks check-systemd test-swift test-python crash fuzz sanitize
 
 help:
 	@printf '%s\n' \
@@ -36,6 +36,9 @@ help:
 
 setup:
 	@scripts/setup.sh
+
+setup-frameworks:
+	@scripts/setup.sh frameworks
 
 build: setup
 	swift build
@@ -101,7 +104,7 @@ sanitize: setup
 	  ASAN_OPTIONS=detect_leaks=0 CAIRN_SIMULATION_MINUTES=30 timeout --kill-after=30 3600 swift test --sanitize=$$sanitizer --disable-xctest --scratch-path .build/$$sanitizer \
 	    --skip aHundredThousandShardsAreLaidOutQuickly; done
 
-test-python: release
+test-python: release setup-frameworks
 	test -x "$(CAIRN_BIN)/cairnd"
 	timeout --kill-after=30 2400 $(PYTHON) -m pytest -c Python/pyproject.toml --rootdir . -q -rs --durations 5 \
 	  --timeout 180 --timeout-method thread -p no:cacheprovider \

