@@ -114,6 +114,8 @@ public struct StepCatalog: Sendable {
 
     private static func members(_ run: RankRun, _ index: Int, _ offsets: [Int], _ shape: [Int]) -> Range<Int> {
         let stored = run.shards[index].shard, move = run.moves[index]
+        // What a damaged layout says is of other dimensions is no part of the box: without it the box is not covered.
+        guard stored.shape.count == offsets.count else { return 0..<0 }
         var first = 0, last = run.count - 1
         for dimension in stored.shape.indices {
             // A member's box is in this dimension from begin + member * way, and must end after the wanted begin and begin before its end.

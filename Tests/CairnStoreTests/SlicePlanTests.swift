@@ -187,6 +187,23 @@ private func slice(_ bytes: [UInt8], _ whole: [Int], _ offsets: [Int], _ shape: 
     #expect(try LoadPlan.make(index: index(tables), boxes: [Box(name: "w", offsets: [0, 0], shape: [0, 0])], segments: []).placed.map(\.bytes) == [0])
 }
 
+/// A commit takes no such shards, but a damaged layout may say so.
+@Test func partsOfOtherDimensionsCoverNothing() throws {
+    let half = Shard(name: "w", dtype: "F32", shape: [2, 3], globalShape: [4, 3], offsets: [0, 0])
+    for other in [Shard(name: "w", dtype: "F32", shape: []), Shard(name: "w", dtype: "F32", shape: [6], globalShape: [4, 3], offsets: [6])] {
+        let shards = [half, other]
+        for first in 0..<2 {
+            let tables = try (0..<2).map { try table(rank: $0, [shards[($0 + first) % 2]], worldSize: 2) }
+            for box in [Box(name: "w"), Box(name: "w", offsets: [0, 0], shape: [4, 3]), Box(name: "w", offsets: [0], shape: [12])] {
+                // Of a scalar that comes first, each of these but the whole is out of range.
+                do { _ = try SlicePlan.make(index: index(tables), boxes: [box]); #expect(first == 1 && other.shape.isEmpty && box.offsets == nil) } catch {
+                    if case .notCovered("w")? = error as? SliceError {} else { #expect(first == 1 && other.shape.isEmpty, "\(error)") }
+                }
+            }
+        }
+    }
+}
+
 @Test func tooManyRunsAreRefused() throws {
     let tables = [try table(rank: 0, [Shard(name: "w", dtype: "U8", shape: [1 << 24, 2])])]
     #expect(throws: SliceError.tooManyRuns(name: "w", limit: StoreLimits.runs)) {

@@ -118,7 +118,7 @@ MUTATIONS = [
              "step == nil ? !$0.superseded : $0.step == step }", "step == nil ? $0.sequence.count > 0 : $0.step == step }"),
     Mutation("leftovers are voided though they can be finished", ("I1",), ENGINE, "Engine+Leftovers.swift",
              "            } else if leftover.missing.isEmpty {\n", "            } else if leftover.missing.isEmpty, serving < 0 {\n"),
-    Mutation("a restore does not wait for what older attempts left", ("I1",), ENGINE, "Engine+Restore.swift",
+    Mutation("a restore does not wait for what older attempts left", ("I1", "I4"), ENGINE, "Engine+Restore.swift",
              "        if place == committing, !attempt.isCleared, now - restore.startedAt < bound { return clear(attempt) }\n", "        _ = bound\n"),
 
     # Retention.
