@@ -18,18 +18,20 @@ with contextlib.suppress(ImportError):
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from real_daemon import Cluster, Daemon, Opener, needs_daemon, short_folder, time_bound
+from real_daemon import TEST_SECONDS, Cluster, Daemon, Opener, needs_daemon, short_folder, time_bound
 
 import cairn
 
 
 @pytest.fixture(autouse=True)
-def bound(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No test hangs, and none sees this machine's own launch or daemon."""
+def bound(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[None]:
+    """No test hangs, and none sees this machine's own launch or daemon. One that starts several processes with a framework, each of which
+    takes seconds to be imported, is marked with the seconds that it may take on a busy machine."""
     for variable in ("CAIRN_ATTEMPT", "CAIRN_SOCKET", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "SLURM_JOB_ID"):
         monkeypatch.delenv(variable, raising=False)
 
-    with time_bound():
+    marked = request.node.get_closest_marker("seconds")
+    with time_bound(max(TEST_SECONDS, marked.args[0]) if marked else TEST_SECONDS):
         yield
 
 

@@ -84,14 +84,14 @@ def _stands_still(pid: int) -> bool:
 
 
 @contextlib.contextmanager
-def time_bound() -> Iterator[None]:
-    """No test hangs: one that takes longer than TEST_SECONDS ends with an error."""
+def time_bound(seconds: int = TEST_SECONDS) -> Iterator[None]:
+    """No test hangs: one that takes longer than ``seconds`` ends with an error."""
 
     def expired(number: int, frame: FrameType | None) -> None:
-        raise TimeoutError(f"the test took more than {TEST_SECONDS} s")
+        raise TimeoutError(f"the test took more than {seconds} s")
 
     before = signal.signal(signal.SIGALRM, expired)
-    signal.alarm(TEST_SECONDS)
+    signal.alarm(seconds)
     try:
         yield
     finally:

@@ -10,6 +10,7 @@ from real_daemon import Daemon, free_port, trainer
 
 pytestmark = [
     pytest.mark.daemon,
+    pytest.mark.seconds(170),
     pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed (requirements-frameworks.txt)"),
 ]
 
@@ -59,7 +60,7 @@ def launch(daemon: Daemon, folder: Path, stage: int, until: int, how: str) -> li
         trainer(RANK, str(folder), daemon.socket, str(stage), str(until), how, environment=known | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
         for rank in range(2)
     ]
-    told = [rank.communicate(timeout=80)[0] for rank in ranks]
+    told = [rank.communicate(timeout=150)[0] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0], told
     return [text.partition("WEIGHTS ")[2].split()[0] for text in told]
 

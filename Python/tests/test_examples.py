@@ -16,7 +16,7 @@ from real_daemon import ROOT, Daemon
 import cairn
 from cairn.torch.checkpointing import CheckpointManager
 
-pytestmark = pytest.mark.daemon
+pytestmark = [pytest.mark.daemon, pytest.mark.seconds(170)]
 
 NEEDS = {
     "jax": "jax", "transformers": "transformers", "lightning": "lightning", "accelerate": "accelerate", "torch_checkpointing": "torch",
@@ -36,7 +36,7 @@ def start(name: str, folder: Path, run: str, daemon: Daemon) -> subprocess.Popen
 
 
 def digest(process: subprocess.Popen[str]) -> str:
-    told = process.communicate(timeout=80)[0]
+    told = process.communicate(timeout=150)[0]
     assert process.returncode == 0, told
     found = re.search(rf"finished at step {STEPS}, SHA-256 ([0-9a-f]{{64}})", told)
     assert found is not None, told

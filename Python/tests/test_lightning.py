@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint  # noqa: 
 
 from cairn.lightning import CairnCheckpointIO  # noqa: E402
 
-pytestmark = [pytest.mark.daemon, pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("bound")]
+pytestmark = [pytest.mark.daemon, pytest.mark.seconds(170), pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("bound")]
 
 
 class Dies(Exception):
@@ -147,5 +147,5 @@ def test_two_ranks_of_ddp_load_what_the_first_one_saved(shared: Daemon, tmp_path
         for rank in range(2)
     ]
     for rank in ranks:
-        rank.communicate(timeout=80)
+        rank.communicate(timeout=150)
     assert [rank.returncode for rank in ranks] == [0, 0]

@@ -16,7 +16,7 @@ pytest.importorskip("accelerate", reason="accelerate is not installed (scripts/r
 
 from cairn.transformers import CairnCallback  # noqa: E402
 
-pytestmark = [pytest.mark.daemon, pytest.mark.filterwarnings("ignore:.*pin_memory.*")]
+pytestmark = [pytest.mark.daemon, pytest.mark.seconds(170), pytest.mark.filterwarnings("ignore:.*pin_memory.*")]
 
 
 class Texts(torch.utils.data.Dataset[Any]):
@@ -158,7 +158,7 @@ def test_two_ranks_write_the_model_once(shared: Daemon, tmp_path: Path) -> None:
         trainer(TWO, str(Path(__file__).parent), str(tmp_path), shared.socket, environment=known | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
         for rank in range(2)
     ]
-    told = [rank.communicate(timeout=80)[0] for rank in ranks]
+    told = [rank.communicate(timeout=150)[0] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0]
     numbers = [[int(word) for word in text.partition("BYTES ")[2].splitlines()[0].split()] for text in told]
     written, model = sum(number[0] for number in numbers), numbers[0][1]
