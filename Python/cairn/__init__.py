@@ -7,6 +7,7 @@ from .errors import (
     AttemptEnded,
     Busy,
     CairnError,
+    CannotConvert,
     CheckpointFailed,
     Corrupt,
     Draining,
@@ -26,6 +27,7 @@ from .errors import (
     PickleRefused,
     ProtocolError,
     RankTaken,
+    RunInUse,
     TierDown,
     TimedOut,
     TooLarge,
@@ -47,9 +49,10 @@ from .saves import Reached, Save
 __version__ = "0.1.0"
 
 __all__ = [
-    "AttemptEnded", "Busy", "CairnError", "CheckpointFailed", "Checkpointer", "Corrupt", "Draining", "Failed", "FlatShard",
-    "InvalidShard", "LevelNotAsked", "Mismatch", "NoAttempt", "NoCommit", "NoSpace", "NoSuchRun", "NoSuchStep", "NotOpen",
-    "NotPermitted", "NotSupported", "NotWhole", "Only", "PickleRefused", "ProtocolError", "RankTaken", "Reached", "Restored",
-    "Save", "TierDown", "TimedOut", "TooLarge", "Unavailable", "UnknownLayout", "UnknownSave", "UnsupportedTensor", "WireError",
-    "WorldSizeChanged", "default_socket", "flat_shards", "newest_step", "rng_state", "set_rng_state",
+    "AttemptEnded", "Busy", "CairnError", "CannotConvert", "CheckpointFailed", "Checkpointer", "Corrupt", "Draining", "Failed",
+    "FlatShard", "InvalidShard", "LevelNotAsked", "Mismatch", "NoAttempt", "NoCommit", "NoSpace", "NoSuchRun", "NoSuchStep",
+    "NotOpen", "NotPermitted", "NotSupported", "NotWhole", "Only", "PickleRefused", "ProtocolError", "RankTaken", "Reached",
+    "Restored", "RunInUse", "Save", "TierDown", "TimedOut", "TooLarge", "Unavailable", "UnknownLayout", "UnknownSave",
+    "UnsupportedTensor", "WireError", "WorldSizeChanged", "default_socket", "flat_shards", "newest_step", "rng_state",
+    "set_rng_state",
 ]  # fmt: skip

@@ -150,6 +150,14 @@ class PickleRefused(CairnError):
     """A stored leaf needs a class that is not on the list of harmless ones."""
 
 
+class CannotConvert(CairnError):
+    """A step does not go into a form of another tool, or a file not into a step (cairn.convert); the text says what to do."""
+
+
+class RunInUse(CairnError):
+    """The run has live ranks or unfinished saves, whose launch a conversion would end."""
+
+
 class NoAttempt(CairnError):
     """The ranks of a larger world have no way to agree on the attempt's token."""
 

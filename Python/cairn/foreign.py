@@ -148,12 +148,13 @@ def pruned(
     takes: Callable[[str], bool] = lambda path: True,
     *,
     absent: Any = ABSENT,
+    tensor: Callable[[], Any] | None = None,
     path: str = "",
 ) -> Any:
     """A stored tree with the values of the ``wanted`` NODEs at the paths that it ``takes``; ``absent`` stands in the places of
-    others and of tensors."""
+    others, and in those of tensors where ``tensor`` does not give the next one."""
     if root == "t":
-        return absent
+        return absent if tensor is None else tensor()
     if tree.is_value(root):
         if not wanted(root):
             return absent
@@ -162,7 +163,7 @@ def pruned(
 
     def child(node: Any, name: object = None) -> Any:
         place = path if name is None else tree.join(path, name)
-        return pruned(node, values, decode, wanted, takes, absent=absent, path=place)
+        return pruned(node, values, decode, wanted, takes, absent=absent, tensor=tensor, path=place)
 
     if root[0] == "state":
         return child(root[1])

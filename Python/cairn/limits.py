@@ -82,6 +82,18 @@ RUNS = 1024
 """Pieces of memory that the daemon may put one array together from, where its parts lie on several of jax's devices. Of more, each
 would cost more in messages than the copy that this client then makes before each save."""
 
+CONVERT_BYTES = 64 << 20
+"""What an export to safetensors holds of the step at a time: as much as the leases that fill it."""
+
+EXPORT_SHARD_BYTES = 4 << 30
+"""One file of an export to hf: transformers maps or reads file by file, and hubs want them below 5 GB."""
+
+EXPORT_DCP_BYTES = 512 << 20
+"""One file of an export to dcp: torch's writer keeps all tensors of a file in memory until that is written."""
+
+IMPORT_SECONDS = 86400.0
+"""Until an import is committed: a large model from a slow disk. The daemon itself ends a save that stands still."""
+
 EARLY_EVENTS = 256
 """Events of saves whose reply has not come yet; older ones are dropped."""
 
