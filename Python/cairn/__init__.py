@@ -8,6 +8,8 @@ from .errors import (
     Busy,
     CairnError,
     CannotConvert,
+    CannotStart,
+    CannotWatch,
     CheckpointFailed,
     Corrupt,
     Draining,
@@ -42,6 +44,7 @@ from .flat import FlatShard, flat_shards
 from .history import newest_step
 from .limits import default_socket
 from .plan import Only
+from .preemption import Preempted
 from .restore import Restored
 from .rng import rng_state, set_rng_state
 from .saves import Reached, Save
@@ -49,10 +52,10 @@ from .saves import Reached, Save
 __version__ = "0.1.0"
 
 __all__ = [
-    "AttemptEnded", "Busy", "CairnError", "CannotConvert", "CheckpointFailed", "Checkpointer", "Corrupt", "Draining", "Failed",
-    "FlatShard", "InvalidShard", "LevelNotAsked", "Mismatch", "NoAttempt", "NoCommit", "NoSpace", "NoSuchRun", "NoSuchStep",
-    "NotOpen", "NotPermitted", "NotSupported", "NotWhole", "Only", "PickleRefused", "ProtocolError", "RankTaken", "Reached",
-    "Restored", "RunInUse", "Save", "TierDown", "TimedOut", "TooLarge", "Unavailable", "UnknownLayout", "UnknownSave",
-    "UnsupportedTensor", "WireError", "WorldSizeChanged", "default_socket", "flat_shards", "newest_step", "rng_state",
-    "set_rng_state",
+    "AttemptEnded", "Busy", "CairnError", "CannotConvert", "CannotStart", "CannotWatch", "CheckpointFailed", "Checkpointer",
+    "Corrupt", "Draining", "Failed", "FlatShard", "InvalidShard", "LevelNotAsked", "Mismatch", "NoAttempt", "NoCommit",
+    "NoSpace", "NoSuchRun", "NoSuchStep", "NotOpen", "NotPermitted", "NotSupported", "NotWhole", "Only", "PickleRefused",
+    "Preempted", "ProtocolError", "RankTaken", "Reached", "Restored", "RunInUse", "Save", "TierDown", "TimedOut", "TooLarge",
+    "Unavailable", "UnknownLayout", "UnknownSave", "UnsupportedTensor", "WireError", "WorldSizeChanged", "default_socket",
+    "flat_shards", "newest_step", "rng_state", "set_rng_state",
 ]  # fmt: skip

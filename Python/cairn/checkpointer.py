@@ -10,14 +10,17 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
 from . import attempt as attempts
+from . import autostart as autostarts
 from . import errors, launch, limits, options, process
 from .choice import Choice, Names
 from .foreign import Objects
@@ -26,6 +29,7 @@ from .history import History
 from .layout import Content, Layouts, Replicated, Unchanged
 from .link import Link
 from .pickles import AllowPickle
+from .preemption import Preempted, Preemption
 from .reactions import Reactions
 from .restore import Restored, Wish
 from .restore import restore as restore_state
@@ -68,8 +72,10 @@ class Checkpointer(History):
         on_unavailable: "warn", or "raise" Unavailable at save() when there is no daemon.
         on_failure: "warn", or "raise" CheckpointFailed at the next save() after one that failed.
         max_without_commit: seconds; save() raises NoCommit when nothing was committed for longer.
+        autostart: start a daemon of this user's where none answers, once for all ranks of the node; it stays when they end.
+            Default: whether CAIRN_AUTOSTART is 1. See autostart.
     Raises:
-        ValueError: a bad name or number. NoAttempt: the ranks cannot agree on a token.
+        ValueError: a bad name or number. NoAttempt: the ranks cannot agree on a token. CannotStart: ``autostart`` could not.
     """
 
     def __init__(
@@ -92,6 +98,7 @@ class Checkpointer(History):
         on_unavailable: str = "warn",
         on_failure: str = "warn",
         max_without_commit: float | None = None,
+        autostart: bool | None = None,
     ) -> None:
         self.run = options.check_run(run)
         self._reactions = Reactions(on_unavailable, on_failure, max_without_commit)
@@ -107,7 +114,10 @@ class Checkpointer(History):
         self.world_size = world_size
         here = launch.local(local_rank, local_world_size, world_size)
         token = attempt if attempt is not None else attempts.token(rank, world_size)
-        path = str(socket) if socket is not None else limits.default_socket()
+        if autostarts.is_wanted(autostart):
+            path = autostarts.ensure(str(socket) if socket is not None else os.environ.get("CAIRN_SOCKET"))
+        else:
+            path = str(socket) if socket is not None else limits.default_socket()
         self._counters = attempts.counters(token, world_size, run, rank, path)
         who = Who(run, rank, world_size, *here, token)
         this = weakref.ref(self)
@@ -130,6 +140,8 @@ class Checkpointer(History):
         self.last_restore: Restored | None = None
         """What the last restore() that returned did; None: there was nothing to restore, or there was none."""
         self._last: Save | None = None
+        self._recent: deque[Save] = deque(maxlen=limits.STAGINGS)
+        self._preemption: Preemption | None = None
         self._fenced = True
         """Whether anything fenced since the last save that has lazy tensors."""
         self._unfenced_warned = False
@@ -224,6 +236,7 @@ class Checkpointer(History):
         save._lazy = content.lazy
         self._reactions.available()
         self._last = save
+        self._recent.append(save)
         self._fenced = content.lazy is None
         deliver(self._link, session, save, lambda: self._send(session, content, save, attempt_try, metadata, ranks))
         return save
@@ -263,6 +276,7 @@ class Checkpointer(History):
             self._begin_branch(current)
             save._held, save._lazy = held, watched
             self._last = save
+            self._recent.append(save)
             self._fenced = watched is None
             deliver(self._link, current, save, lambda: send(current))
 
@@ -321,6 +335,37 @@ class Checkpointer(History):
     def check_for_errors(self) -> None:
         """Raise CheckpointFailed for the first save that failed since the last call; the text counts the others."""
         self._reactions.failures.check()
+
+    # Preemption.
+
+    def watch_preemption(
+        self, signals: Iterable[int] = (signal.SIGTERM, signal.SIGUSR1), *, grace: float = limits.GRACE_SECONDS, every: int = 1
+    ) -> None:
+        """From now on ``preempted`` tells whether a rank was sent one of these signals, which do not end the process any more; a
+        handler that Python code has set already is called as well. Forked children and ``close`` have the former ones again.
+
+        Args:
+            signals: of the scheduler. Call again to watch for others.
+            grace: seconds from the signal to the end; they count from when Python runs the handler, between two of its calls.
+            every: ask the other ranks at each so many calls of preempted() only, the same on all ranks.
+        Raises:
+            CannotWatch: not in the main thread, or a handler is there that Python cannot call. ValueError: a wrong number."""
+        if self._preemption is not None:
+            self._preemption.remove()
+            self._preemption = None
+        self._preemption = Preemption(self.world_size, self._recent, signals, grace, every)
+
+    def preempted(self) -> Preempted | None:
+        """Whether the job is about to be ended, the same on all ranks: each must call this at the same steps. In a larger world it
+        is one all_reduce of 16 bytes over torch.distributed, in a gloo group that the first call makes.
+
+        Returns:
+            None, or from then on how much time was left and whether a save fits into it; see Preempted.
+        Raises:
+            CannotWatch: watch_preemption() was not called, or there is no process group of this world's size."""
+        if self._preemption is None:
+            raise errors.CannotWatch("nothing watches for signals: call watch_preemption() first, on every rank")
+        return self._preemption.ask()
 
     # Restoring.
 
@@ -395,12 +440,16 @@ class Checkpointer(History):
             with contextlib.suppress(errors.CairnError, OSError), session.calls_lock:
                 session.calls.call(CHECKPOINT + "Close", {}, timeout=limits.CONNECT_SECONDS)
         self._guard.remove()
+        if self._preemption is not None:
+            self._preemption.remove()
         self._link.close("the checkpointer was closed")
         if save is not None and not save.free:
             self._link.refuse(save, f"not staged {timeout:g} s after close()")
 
     def forked(self) -> None:
         self._link.forget()
+        if self._preemption is not None:
+            self._preemption.remove()
         self._saving = threading.Lock()
         self._reactions.failures = Failures()
         self._last = None

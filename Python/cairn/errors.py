@@ -158,8 +158,16 @@ class RunInUse(CairnError):
     """The run has live ranks or unfinished saves, whose launch a conversion would end."""
 
 
+class CannotStart(Unavailable):
+    """No daemon answers, and ``autostart`` could not start one; the text says what to do."""
+
+
 class NoAttempt(CairnError):
     """The ranks of a larger world have no way to agree on the attempt's token."""
+
+
+class CannotWatch(CairnError):
+    """Preemption cannot be watched for, or the ranks cannot agree on it; the text says what to do."""
 
 
 class NoCommit(CairnError):

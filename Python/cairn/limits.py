@@ -16,6 +16,14 @@ START_SECONDS = 10.0
 """How long the constructor waits for the session. Longer takes a daemon that is stopped, or other ranks that start later; saves
 fail until it is open, and training goes on."""
 
+AUTOSTART_SECONDS = 20.0
+"""Until a daemon that this client started answers: it listens within a second, on a busy machine or a slow home a few."""
+
+AUTOSTART_POLL_SECONDS = 0.05
+
+AUTOSTART_LOG_BYTES = 2000
+"""Of what a daemon wrote that did not start, for the error's text."""
+
 CALL_SECONDS = 30.0
 """Any short call. A daemon that takes longer is treated as gone: the session ends and is opened anew."""
 
@@ -94,6 +102,12 @@ EXPORT_DCP_BYTES = 512 << 20
 IMPORT_SECONDS = 86400.0
 """Until an import is committed: a large model from a slow disk. The daemon itself ends a save that stands still."""
 
+GRACE_SECONDS = 30.0
+"""From SIGTERM to SIGKILL by default in torchrun's agent, Slurm (KillWait) and Kubernetes (terminationGracePeriodSeconds)."""
+
+STAGINGS = 8
+"""Saves by which preempted() tells what the next one needs: enough to have seen a slow one, few enough to forget it."""
+
 EARLY_EVENTS = 256
 """Events of saves whose reply has not come yet; older ones are dropped."""
 
@@ -107,8 +121,17 @@ def default_socket() -> str:
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime:
         candidates.append(Path(runtime) / "cairn" / "cairn.sock")
-    own = Path.home() / ".local" / "state" / "cairn" / "cairn.sock"
     for candidate in candidates:
         if candidate.exists():
             return str(candidate)
-    return str(own)
+    return str(_home_socket())
+
+
+def own_socket() -> str:
+    """Where a daemon of this user's own listens that is started without more: as cairnd's embedded default."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    return str(Path(runtime) / "cairn" / "cairn.sock" if runtime and os.path.isdir(runtime) else _home_socket())
+
+
+def _home_socket() -> Path:
+    return Path.home() / ".local" / "state" / "cairn" / "cairn.sock"

@@ -7,6 +7,7 @@ Levels, in order: accepted, staged, local, global, committed; or failed, with a 
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
@@ -77,6 +78,8 @@ class Save:
         self._held: list[Any] = []
         self._lazy: Watched | None = None
         self._progress = 0
+        self._began_ns = time.monotonic_ns()
+        self._staged_ns: int | None = None
 
     def __repr__(self) -> str:
         return f"Save(step={self.step}, level={self.level!r}{f', reason={self.reason!r}' if self.reason else ''})"
@@ -90,6 +93,13 @@ class Save:
     def free(self) -> bool:
         """Whether the caller may change its tensors: staged or failed."""
         return self.level != "accepted"
+
+    @property
+    def staging_seconds(self) -> float | None:
+        """From the call of save() until it was staged; until now, where it is not yet. None: it failed before."""
+        if self._staged_ns is None and self.level == "failed":
+            return None
+        return ((self._staged_ns or time.monotonic_ns()) - self._began_ns) / 1e9
 
     def wait(self, level: str | None = None, *, timeout: float = limits.FINISH_SECONDS) -> Reached:
         """Wait until the save is at ``level`` (default: the one it was asked for) or beyond.
@@ -117,6 +127,7 @@ class Save:
             if level not in ORDER or self.level == "failed" or ORDER[level] <= ORDER[self.level]:
                 return
             self.level = level
+            self._staged_ns = self._staged_ns or monotonic_ns
             self._held, self._lazy = [], None
             due = [name for name in LEVELS[1 : ORDER[level] + 1] if not self._futures[name].done()]
             above = list(LEVELS[ORDER[self.upto] + 1 :]) if self.done else []

@@ -27,7 +27,10 @@ import cairn
 def bound(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[None]:
     """No test hangs, and none sees this machine's own launch or daemon. One that starts several processes with a framework, each of which
     takes seconds to be imported, is marked with the seconds that it may take on a busy machine."""
-    for variable in ("CAIRN_ATTEMPT", "CAIRN_SOCKET", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "SLURM_JOB_ID"):
+    for variable in (
+        "CAIRN_ATTEMPT", "CAIRN_SOCKET", "CAIRN_AUTOSTART", "CAIRND_CONFIG",
+        "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "SLURM_JOB_ID",
+    ):  # fmt: skip
         monkeypatch.delenv(variable, raising=False)
 
     marked = request.node.get_closest_marker("seconds")
