@@ -84,11 +84,7 @@ class CairnState:
 
         Raises:
             CheckpointFailed: a save failed. TimeoutError: one has not ended in time."""
-        try:
-            self.checkpointer.wait_until_finished()
-            self.checkpointer.check_for_errors()
-        finally:
-            self.checkpointer.close()
+        self.checkpointer.finish()
 
     def _is_replicated(self, name: str) -> bool:
         """Of DDP, parameters and what is made of them; buffers, as BatchNorm's, differ until rank 0's are sent before a forward."""

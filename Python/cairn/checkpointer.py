@@ -232,14 +232,21 @@ class Checkpointer(History):
             reason = "the checkpointer is closed" if self._closed else self._link.down
             return self._reactions.unavailable(save, reason, self._link.ended)
         content = self._layouts.content(state, lazy, ranks)
-        save._held = content.held
-        save._lazy = content.lazy
         self._reactions.available()
+        self._hand_over(
+            save, session, content.held, content.lazy, lambda: self._send(session, content, save, attempt_try, metadata, ranks)
+        )
+        return save
+
+    def _hand_over(
+        self, save: Save, session: Session, held: list[Any], watched: Unchanged | None, call: Callable[[], dict[str, Any]]
+    ) -> None:
+        """From here on it is the last save, which the next fence waits for."""
+        save._held, save._lazy = held, watched
         self._last = save
         self._recent.append(save)
-        self._fenced = content.lazy is None
-        deliver(self._link, session, save, lambda: self._send(session, content, save, attempt_try, metadata, ranks))
-        return save
+        self._fenced = watched is None
+        deliver(self._link, session, save, call)
 
     def _send(
         self,
@@ -274,11 +281,7 @@ class Checkpointer(History):
             if current is None or self._closed:
                 raise errors.Unavailable("the checkpointer is closed" if self._closed else self._link.down) from self._link.ended
             self._begin_branch(current)
-            save._held, save._lazy = held, watched
-            self._last = save
-            self._recent.append(save)
-            self._fenced = watched is None
-            deliver(self._link, current, save, lambda: send(current))
+            self._hand_over(save, current, held, watched, lambda: send(current))
 
     def _fence_frozen(self) -> None:
         """Wait, where a save has lazy tensors that are not copied yet."""
@@ -423,6 +426,17 @@ class Checkpointer(History):
             raise
 
     # The end.
+
+    def finish(self) -> None:
+        """Wait until all has ended that was saved, and close.
+
+        Raises:
+            CheckpointFailed: a save failed. TimeoutError: one has not ended in time. Closed it is all the same."""
+        try:
+            self.wait_until_finished()
+            self.check_for_errors()
+        finally:
+            self.close()
 
     def close(self, *, timeout: float = limits.CLOSE_SECONDS) -> None:
         """Wait until the last save is staged, at most ``timeout`` seconds, then end the session. The daemon goes on by itself."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from . import limits, tree
-from .plan import NEAR, Stored
+from .plan import Stored, stored_of_shard
 
 Tree = Callable[[int], tuple[Any, list[dict[str, Any]], list[str], Callable[[str], bytes]]]
 """A saved rank's NODE, its tensors' records, its keys, and a reader of its objects."""
@@ -103,11 +103,11 @@ class Catalog:
         private = _PRIVATE.fullmatch(name)
         if private is None:
             known = name if self.about and name in self._shards else self._alias(name)
-            return None if known is None else _stored(self._shards[known], None)
+            return None if known is None else stored_of_shard(self._shards[known], None)
         rank, own = int(private[1]), private[2]
         for shard in self._describe(names=[own])["shards"]:
             if shard["name"] == own and shard["rank"] == rank and shard.get("private"):
-                return _stored(shard, rank)
+                return stored_of_shard(shard, rank)
         return None
 
     def _alias(self, name: str) -> str | None:
@@ -126,8 +126,3 @@ class Catalog:
     def names(self) -> list[str]:
         """Of all tensors that belong to all ranks."""
         return list(self._shards) if self.about else []
-
-
-def _stored(shard: Mapping[str, Any], rank: int | None) -> Stored:
-    whole = shard["shape"] if shard.get("globalShape") is None else shard["globalShape"]
-    return Stored(shard["name"], "torch", shard["dtype"], tuple(whole), rank, True, NEAR if rank is None else rank)

@@ -12,7 +12,6 @@ is the number at the end of the tag, as in DeepSpeed's own global_step100. Every
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from enum import Enum
@@ -21,7 +20,7 @@ from typing import Any
 
 from deepspeed.runtime.checkpoint_engine.checkpoint_engine import CheckpointEngine
 
-from . import errors
+from . import errors, name_files
 from .checkpointer import Checkpointer
 from .history import newest_step
 from .pickles import AllowPickle
@@ -77,7 +76,7 @@ class CairnCheckpointEngine(CheckpointEngine):  # type: ignore[misc,unused-ignor
             Unavailable: there is no daemon."""
         step = newest_step(self.checkpointer.run, socket=self.checkpointer._link.path)
         names = sorted(Path(folder).glob("*/*.pt")) if step is not None else []
-        return next((path.parent.name for path in names if _named(path) == (self.checkpointer.run, step)), None)
+        return next((path.parent.name for path in names if name_files.read(path) == (self.checkpointer.run, step)), None)
 
     # What DeepSpeed calls.
 
@@ -92,7 +91,7 @@ class CairnCheckpointEngine(CheckpointEngine):  # type: ignore[misc,unused-ignor
         files, self._files = self._files, {}
         step = _step_of(info.tag)
         for name in files:
-            _write_name(Path(info.save_dir, info.tag, name), self.checkpointer.run, step)
+            name_files.write(Path(info.save_dir, info.tag, name), self.checkpointer.run, step)
         self._parameters = {name for name, _ in self._engine.module.named_parameters(remove_duplicate=False)}
         self.checkpointer.save(step, files)
         return True
@@ -104,7 +103,7 @@ class CairnCheckpointEngine(CheckpointEngine):  # type: ignore[misc,unused-ignor
 
     def load(self, path: str, map_location: Any = None) -> Any:
         """The content of one of the files, in new tensors on the CPU. All ranks must call it, each for a file that it saved."""
-        run, step = _named(Path(path))
+        run, step = name_files.read(Path(path))
         if run != self.checkpointer.run:
             raise ValueError(f"'{path}' was not written by CairnCheckpointEngine in run '{self.checkpointer.run}'")
         name = os.path.basename(path)
@@ -126,11 +125,7 @@ class CairnCheckpointEngine(CheckpointEngine):  # type: ignore[misc,unused-ignor
 
         Raises:
             CheckpointFailed: a save failed. TimeoutError: one has not ended in time."""
-        try:
-            self.checkpointer.wait_until_finished()
-            self.checkpointer.check_for_errors()
-        finally:
-            self.checkpointer.close()
+        self.checkpointer.finish()
 
 
 def _without_enums(node: Any) -> Any:
@@ -147,21 +142,3 @@ def _step_of(tag: str) -> int:
     if found is None:
         raise ValueError(f"tag '{tag}' does not end in a step's number, as global_step100 does: Cairn orders checkpoints by it")
     return int(found[1])
-
-
-def _named(path: Path) -> tuple[str | None, int | None]:
-    """The run and the step that a file names."""
-    try:
-        with path.open("rb") as file:
-            content = json.loads(file.read(1000))["cairn"]
-        return content["run"], int(content["step"])
-    except (UnicodeDecodeError, ValueError, KeyError, TypeError):
-        return None, None
-
-
-def _write_name(path: Path, run: str, step: int) -> None:
-    """By a rename, for several ranks may write the same."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(json.dumps({"cairn": {"run": run, "step": step}}) + "\n")
-    os.replace(part, path)

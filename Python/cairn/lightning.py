@@ -16,7 +16,6 @@ write folders of their own (FSDP, ModelParallel, DeepSpeed) do not ask a Checkpo
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import re
@@ -26,7 +25,7 @@ from typing import Any
 
 import torch.distributed as distributed
 
-from . import errors, history
+from . import errors, history, name_files
 from .checkpointer import Checkpointer
 from .pickles import AllowPickle
 
@@ -109,11 +108,10 @@ class CairnCheckpointIO(CheckpointIO):  # type: ignore[misc,unused-ignore]
         if found is not None:
             run, step = found["run"], int(found["step"])
         else:
-            try:
-                content = json.loads(Path(path).read_text())
-                run, step = content["cairn"]["run"], int(content["cairn"]["step"])
-            except (UnicodeDecodeError, ValueError, KeyError, TypeError):
-                raise ValueError(f"'{path}' was not written by CairnCheckpointIO") from None
+            named, number = name_files.read(Path(path))
+            if named is None or number is None:
+                raise ValueError(f"'{path}' was not written by CairnCheckpointIO")
+            run, step = named, number
         if run != self.run:
             raise ValueError(f"'{path}' is of run '{run}', not '{self.run}': give another CairnCheckpointIO to this trainer")
         checkpoint: dict[str, Any] = {}
@@ -135,11 +133,9 @@ class CairnCheckpointIO(CheckpointIO):  # type: ignore[misc,unused-ignore]
         made, self._opened = self._opened, None
         if made is not None:
             try:
-                made.wait_until_finished()
-                made.check_for_errors()
+                made.finish()
             except (errors.CairnError, TimeoutError) as failure:
                 log.warning("cairn: %s", failure)
-            made.close()
 
     def _checkpointer(self) -> Checkpointer:
         if self._opened is None:
@@ -148,12 +144,9 @@ class CairnCheckpointIO(CheckpointIO):  # type: ignore[misc,unused-ignore]
         return self._opened
 
     def _write_name(self, path: Path, step: int) -> None:
-        """By a rename, for the trainer may be killed at any time. Called from the thread that watches the daemon."""
+        """Called from the thread that watches the daemon."""
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_name(f".{path.name}.part")
-            part.write_text(json.dumps({"cairn": {"run": self.run, "step": step}}) + "\n")
-            os.replace(part, path)
+            name_files.write(path, self.run, step)
         except OSError as failure:
             log.warning("cairn: step %d is committed, but '%s' cannot be written: %s", step, path, failure)
 

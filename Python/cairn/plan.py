@@ -125,6 +125,12 @@ def stored_of_record(record: Mapping[str, Any], rank: int) -> Stored:
     )  # fmt: skip
 
 
+def stored_of_shard(shard: Mapping[str, Any], rank: int | None) -> Stored:
+    """As Describe has it; ``rank``: whose own it is."""
+    whole = shard["shape"] if shard.get("globalShape") is None else shard["globalShape"]
+    return Stored(shard["name"], "torch", shard["dtype"], tuple(whole), rank, True, NEAR if rank is None else rank)
+
+
 Find = Callable[[str], Stored | None]
 """A stored tensor by the name that it was saved under."""
 

@@ -99,8 +99,7 @@ public enum SlicePlan {
     /// dimensions, then of ever inner ones: at most 2n - 1 boxes of n dimensions.
     private static func boxes(from begin: Int, count: Int, of shape: [Int]) -> [(offsets: [Int], shape: [Int], destination: Int)] {
         guard !shape.isEmpty else { return [([], [], 0)] }
-        var rows = [Int](repeating: 1, count: shape.count)          // elements of one row of each dimension
-        for dimension in shape.indices.reversed().dropFirst() { rows[dimension] = rows[dimension + 1] * shape[dimension + 1] }
+        let rows = strides(shape)
         var found: [(offsets: [Int], shape: [Int], destination: Int)] = []
         var position = begin
         while position < begin + count {
@@ -174,11 +173,6 @@ public enum SlicePlan {
             runElements *= extent[inner]
             if extent[inner] != shape[inner] || extent[inner] != piece.shape[inner] { break }
         }
-        func strides(_ shape: [Int]) -> [Int] {
-            var strides = [Int](repeating: 1, count: dimensions)
-            for dimension in (0..<dimensions).reversed().dropFirst() { strides[dimension] = strides[dimension + 1] * shape[dimension + 1] }
-            return strides
-        }
         let from = strides(piece.shape), to = strides(shape)
         var source = 0, destination = base
         for dimension in 0..<dimensions {
@@ -205,6 +199,13 @@ public enum SlicePlan {
             }
         }
         return count * runElements
+    }
+
+    /// Elements of one row of each dimension.
+    private static func strides(_ shape: [Int]) -> [Int] {
+        var strides = [Int](repeating: 1, count: shape.count)
+        for dimension in shape.indices.reversed().dropFirst() { strides[dimension] = strides[dimension + 1] * shape[dimension + 1] }
+        return strides
     }
 
     private static func append(_ run: SliceRun, to runs: inout [SliceRun]) {

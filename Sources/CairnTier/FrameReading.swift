@@ -159,7 +159,7 @@ struct SmallReads {
         for block in first..<end {
             let part = found[min(found.count, block * Sizes.blockBytes - begin)..<min(found.count, (block + 1) * Sizes.blockBytes - begin)]
             guard Checksum.crc32c(Array(part)) == crcs[block] else {
-                throw TierFailure(kind: .corrupt, text: "'\(path)' block \(block): its CRC32C is not what it was when staged", path: path, block: block)
+                throw BadBlock(path: path, block: block, reason: "its CRC32C is not what it was when staged").failure
             }
         }
         return Array(found[(file.offset - begin)..<(file.offset - begin + file.bytes)])

@@ -28,7 +28,7 @@ from torch.distributed.checkpoint.storage import WriteResult
 from .. import errors, limits
 from ..plan import Stored
 from ..torch import reader
-from .source import Report, Source, size_of
+from .source import Report, Source, portions, size_of, unreadable
 from .tensor_files import Choice
 
 
@@ -58,20 +58,15 @@ class _Writer(dcp.FileSystemWriter):  # type: ignore[misc]
     """Into files of a bounded size, one after the other."""
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> torch.futures.Future[list[WriteResult]]:
-        files: list[list[WriteItem]] = [[]]
-        used = 0
-        for item in plan.items:
-            size = 0 if item.tensor_data is None else math.prod(item.tensor_data.size) * item.tensor_data.properties.dtype.itemsize
-            if files[-1] and used + size > limits.EXPORT_DCP_BYTES:
-                files.append([])
-                used = 0
-            files[-1].append(item)
-            used += size
-        todo: queue.Queue[tuple[Any, str, list[WriteItem]]] = queue.Queue()
-        for number, items in enumerate(files):
+        def size(item: WriteItem) -> int:
+            about = item.tensor_data
+            return 0 if about is None else math.prod(about.size) * int(about.properties.dtype.itemsize)
+
+        files: queue.Queue[tuple[Any, str, list[WriteItem]]] = queue.Queue()
+        for number, items in enumerate(portions(plan.items, size, limits.EXPORT_DCP_BYTES)):
             name = f"{plan.storage_data.prefix}{number}{DEFAULT_SUFFIX}"
-            todo.put((self.fs.concat_path(self.path, name), name, items))
-        return self._write_data(planner, todo)
+            files.put((self.fs.concat_path(self.path, name), name, items))
+        return self._write_data(planner, files)
 
 
 def export_folder(source: Source, path: Path, choice: Choice) -> Report:
@@ -136,9 +131,5 @@ def read_folder(path: Path, prefix: str, allow_pickle: bool) -> Any:
         _load_state_dict(state, _Reader(path, metadata), planner=_LoadPlanner(allow_pickle), no_dist=True)
     except (Exception, CheckpointException) as failure:  # what its pickles raise
         cause = _cause(failure) if isinstance(failure, CheckpointException) else failure
-        first = (str(cause).splitlines() or [""])[0]
-        raise errors.CannotConvert(
-            f"'{path}' cannot be read by dcp.load(): {first}. Where it needs classes that run code, and is to be trusted, allow "
-            "pickles (allow_pickle=True, --allow-pickle)"
-        ) from failure
+        raise unreadable(path, "dcp.load()", cause) from failure
     return state

@@ -13,19 +13,21 @@ import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from .. import dtypes, errors, foreign, limits, options, scopes, tensors, tree
 from ..loader import Loader
 from ..pickles import AllowPickle
-from ..plan import Stored, Target, rows, some, stored_of_record
+from ..plan import Stored, Target, rows, some, stored_of_record, stored_of_shard
 from ..session import Session, Who
 from ..torch.stored import FRAME
 from ..wire import CHECKPOINT, OPERATIONS, Connection
 
+Item = TypeVar("Item")
 Told = Callable[[int, int], None]
 """Called with the bytes that are done and those of all."""
 
@@ -138,12 +140,12 @@ class Source:
             CannotConvert: there are ranks' own, and nothing says whose; or there are none."""
         chosen = [shard for shard in self._shards if shard["name"].startswith(prefix)]
         own = sorted({shard["name"] for shard in chosen if shard.get("private")})
-        found = {shard["name"]: _stored(shard, None) for shard in chosen if not shard.get("private")}
+        found = {shard["name"]: stored_of_shard(shard, None) for shard in chosen if not shard.get("private")}
         if own:
             rank = self._whose(f"tensors {some(own)}")
             for shard in self._describe(names=own)["shards"]:
                 if shard["rank"] == rank and shard.get("private"):
-                    found[shard["name"]] = _stored(shard, rank)
+                    found[shard["name"]] = stored_of_shard(shard, rank)
         if not found:
             raise errors.CannotConvert(f"step {self.step} has no tensor '{prefix}…'; it has {some(sorted(self.names))}")
         for name, stored in found.items():
@@ -236,11 +238,28 @@ class Source:
         raise errors.CannotConvert(f"{what} of step {self.step} are single ranks' own: say whose to take (rank=0, --rank 0)")
 
 
-def _stored(shard: dict[str, Any], rank: int | None) -> Stored:
-    whole = shard["shape"] if shard.get("globalShape") is None else shard["globalShape"]
-    return Stored(str(shard["name"]), "torch", str(shard["dtype"]), tuple(map(int, whole)), rank, True)
-
-
 def size_of(stored: Stored) -> int:
     """Bytes of the whole."""
     return tensors.count(stored.shape) * dtypes.BYTES[stored.dtype]
+
+
+def portions(items: Iterable[Item], size: Callable[[Item], int], most: int) -> list[list[Item]]:
+    """``items`` in their order, in lists of at most ``most`` bytes, or of one that is larger; one list where there are none."""
+    found: list[list[Item]] = [[]]
+    used = 0
+    for item in items:
+        if found[-1] and used + size(item) > most:
+            found.append([])
+            used = 0
+        found[-1].append(item)
+        used += size(item)
+    return found
+
+
+def unreadable(path: Path, by: str, failure: BaseException) -> errors.CannotConvert:
+    """What is said of a file whose pickles, which can raise anything, did."""
+    first = (str(failure).splitlines() or [""])[0]
+    return errors.CannotConvert(
+        f"'{path}' cannot be read by {by}: {first}. Where it needs classes that run code, and is to be trusted, allow "
+        "pickles (allow_pickle=True, --allow-pickle)"
+    )

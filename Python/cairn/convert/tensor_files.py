@@ -19,7 +19,7 @@ from typing import Any
 
 from .. import dtypes, errors, limits
 from ..plan import Stored, some
-from .source import Report, Source, size_of
+from .source import Report, Source, portions, size_of
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -46,14 +46,7 @@ def export_folder(source: Source, path: Path, choice: Choice) -> Report:
     if choice.shard_bytes < 1:
         raise ValueError(f"a file of {choice.shard_bytes} bytes holds nothing")
     found = _found(source, choice)
-    files: list[dict[str, Stored]] = [{}]
-    used = 0
-    for name, stored in sorted(found.items()):
-        if files[-1] and used + size_of(stored) > choice.shard_bytes:
-            files.append({})
-            used = 0
-        files[-1][name] = stored
-        used += size_of(stored)
+    files = [dict(each) for each in portions(sorted(found.items()), lambda item: size_of(item[1]), choice.shard_bytes)]
     total, done = _bytes(found), 0
     path.mkdir()
     places: dict[str, str] = {}

@@ -11,9 +11,8 @@ from typing import Any
 
 import torch
 
-from .. import errors
 from ..plan import Stored
-from .source import Report, Source, size_of
+from .source import Report, Source, size_of, unreadable
 from .tensor_files import Choice
 
 
@@ -41,8 +40,4 @@ def read_file(path: Path, prefix: str, allow_pickle: bool) -> Any:
     try:
         return torch.load(path, map_location="cpu", mmap=zipfile.is_zipfile(path), weights_only=not allow_pickle)
     except Exception as failure:  # a pickle can raise anything
-        first = (str(failure).splitlines() or [""])[0]
-        raise errors.CannotConvert(
-            f"'{path}' cannot be read by torch.load(): {first}. Where it needs classes that run code, and is to be trusted, allow "
-            "pickles (allow_pickle=True, --allow-pickle)"
-        ) from failure
+        raise unreadable(path, "torch.load()", failure) from failure
