@@ -291,11 +291,16 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+# What C prints (Gloo tells on stdout whom it is connected to, a piece at a time) must not land in a line of the script's:
+# its own stdout is one that only Python knows, and descriptor 1 is stderr.
+ONLY_PYTHONS_STDOUT = "import os, sys; sys.stdout = os.fdopen(os.dup(1), 'w'); os.dup2(2, 1)\n"
+
+
 def trainer(script: str, *arguments: str, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
     """A Python process that has this package on its path; talk to it by its stdin and stdout."""
     path = str(Path(__file__).parent.parent)
     return subprocess.Popen(
-        [sys.executable, "-X", "faulthandler", "-c", script, *arguments],  # a crash in C shows where Python was
+        [sys.executable, "-X", "faulthandler", "-c", ONLY_PYTHONS_STDOUT + script, *arguments],  # a crash in C shows where Python was
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         env=os.environ | {"PYTHONPATH": path} | (environment or {}),
     )  # fmt: skip

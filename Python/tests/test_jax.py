@@ -37,11 +37,9 @@ class Child:
 
     def hear(self) -> Any:
         assert self.process.stdout is not None
-        while True:
-            line = self.process.stdout.readline()
-            assert line, f"the process ended with {self.process.wait(10)}"
-            if not line.startswith("[Gloo]"):  # it tells on stdout whom it is connected to
-                return json.loads(line)
+        line = self.process.stdout.readline()
+        assert line, f"the process ended with {self.process.wait(10)}"
+        return json.loads(line)
 
     def tell(self) -> None:
         assert self.process.stdin is not None
