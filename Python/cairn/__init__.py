@@ -15,6 +15,7 @@ from .errors import (
     Draining,
     Failed,
     InvalidShard,
+    LeaseLost,
     LevelNotAsked,
     Mismatch,
     NoAttempt,
@@ -53,7 +54,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AttemptEnded", "Busy", "CairnError", "CannotConvert", "CannotStart", "CannotWatch", "CheckpointFailed", "Checkpointer",
-    "Corrupt", "Draining", "Failed", "FlatShard", "InvalidShard", "LevelNotAsked", "Mismatch", "NoAttempt", "NoCommit",
+    "Corrupt", "Draining", "Failed", "FlatShard", "InvalidShard", "LeaseLost", "LevelNotAsked", "Mismatch", "NoAttempt", "NoCommit",
     "NoSpace", "NoSuchRun", "NoSuchStep", "NotOpen", "NotPermitted", "NotSupported", "NotWhole", "Only", "PickleRefused",
     "Preempted", "ProtocolError", "RankTaken", "Reached", "Restored", "RunInUse", "Save", "TierDown", "TimedOut", "TooLarge",
     "Unavailable", "UnknownLayout", "UnknownSave", "UnsupportedTensor", "WireError", "WorldSizeChanged", "default_socket",

@@ -61,6 +61,10 @@ class TooLarge(WireError):
     text = "more than the daemon's limit; raise limits in cairnd.yaml or send less"
 
 
+class LeaseLost(WireError):
+    text = "a tier that did not answer may still write into this lease"
+
+
 class NoSuchRun(WireError):
     text = "no such run, or none that this user may see"
 
@@ -177,7 +181,7 @@ class NoCommit(CairnError):
 _BY_NAME: dict[str, type[WireError]] = {
     kind.__name__: kind
     for kind in (
-        NotOpen, AttemptEnded, RankTaken, UnknownLayout, UnknownSave, Busy, TooLarge, NoSuchRun, NoSuchStep, NotWhole,
+        NotOpen, AttemptEnded, RankTaken, UnknownLayout, UnknownSave, Busy, TooLarge, LeaseLost, NoSuchRun, NoSuchStep, NotWhole,
         Corrupt, NoSpace, TierDown, NotPermitted, InvalidShard, TimedOut, Draining, NotSupported, Failed,
     )
 }  # fmt: skip

@@ -57,10 +57,17 @@ LEASES = 3
 """What a restore reads through, in turns. Fresh memory is slow to touch for the first time, and three of this size stay in
 the processor's cache on their way from the daemon's memory to the tensors: 1.5 times as fast as two of 32 MiB."""
 
-TIER_LEASE_BYTES = 64 << 20
-TIER_LEASES = 2
-"""Taken as well when the bytes come from a tier: a drive needs some chunks to be read at once. With leases of 8 MiB it gave
-0.8 GB/s, with 32 MiB 0.9, with these 1.7."""
+TIER_LEASE_BYTES = 32 << 20
+TIER_LEASES = 3
+"""Taken as well when the bytes come from a tier, which reads right into them: a drive needs some chunks to be read at once. Two of
+64 MiB are as fast and more memory, four of 16 are slower."""
+
+LEASE_SPARE = 16
+"""A lease's 16th part is not asked for: the daemon reads whole blocks of 256 KiB into it, of which the first and the last of each
+file's part hold less that was asked for."""
+
+LOST_LEASES = 4
+"""Times that a load begins anew because a tier did not answer: once for each, and once more for one that ended meanwhile."""
 
 LEAST_LEASE_BYTES = 1 << 20
 LEASE_RETRY_SECONDS = 0.1

@@ -46,7 +46,18 @@ class Loader:
         return bytes(buffer)
 
     def load(self, targets: list[Target]) -> None:
-        """Fill all targets."""
+        """Fill all targets; all of them anew, through other leases, where a tier did not answer."""
+        for _ in range(limits.LOST_LEASES):
+            try:
+                return self._load(targets)
+            except errors.LeaseLost as loss:
+                lost = loss
+                self._session.give_back_leases()
+                self._use(self._session.take_leases(limits.LEASES, limits.LEASE_BYTES))
+                self._is_wide = False
+        raise lost
+
+    def _load(self, targets: list[Target]) -> None:
         self._widen(sum(target.bytes for target in targets))
         asked: deque[Batch] = deque()
         with self._session.loads_lock:
@@ -67,7 +78,8 @@ class Loader:
 
     def _use(self, leases: list[Lease]) -> None:
         self._leases = leases
-        self._room = min(min(lease.bytes for lease in leases), self._session.limits.get("loadBytes", limits.LEASE_BYTES))
+        least = min(lease.bytes for lease in leases)
+        self._room = min(least - least // limits.LEASE_SPARE, self._session.limits.get("loadBytes", limits.LEASE_BYTES))
 
     def _widen(self, count: int) -> None:
         """Take larger leases where much is to come from a tier; the tree, which is read first, has told whether it does."""
@@ -75,7 +87,7 @@ class Loader:
             return
         self._is_wide = True
         larger = self._session.take_leases(limits.TIER_LEASES, limits.TIER_LEASE_BYTES)
-        if larger and min(lease.bytes for lease in larger) > self._room:
+        if larger and min(lease.bytes for lease in larger) > limits.LEASE_BYTES:
             self._use(larger)
 
     def _batches(self, targets: list[Target]) -> Iterator[Batch]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import threading
 import time
 from typing import Any
 
@@ -14,6 +15,7 @@ from real_daemon import Cluster, Daemon, until
 
 import cairn
 from cairn import limits
+from cairn.loader import Loader
 
 pytestmark = pytest.mark.daemon
 
@@ -193,6 +195,50 @@ def test_a_worker_that_dies_is_replaced(cluster: Cluster, worker: str) -> None:
         into = {"a": torch.zeros(1 << 16)}
         assert checkpointer.restore(into, 1) == 1
         assert into["a"].all()
+
+
+def test_what_a_tier_was_asked_for_and_did_not_answer_goes_into_no_lease_of_another(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A read that was given up may still end: nothing else may be in its lease then."""
+    daemon = cluster.daemon(tiers=2)
+    old = {"a": torch.arange(6 << 20, dtype=torch.int32), "b": torch.arange(1000)}
+    with daemon.open() as checkpointer:
+        checkpointer.save(1, old).wait(timeout=30)
+    daemon.stop()
+    daemon.start()
+    until(lambda: "local" in daemon.workers())
+    dead, losses = daemon.workers()["local"], []
+    ask, load = Loader._ask, Loader._load
+
+    def ask_and_kill(self: Loader, batch: Any) -> None:
+        if losses or batch.boxes[0][1].bytes < 1000:
+            return ask(self, batch)
+        losses.append(0)
+        os.kill(dead, signal.SIGSTOP)
+        ask(self, batch)
+        threading.Timer(0.5, os.kill, (dead, signal.SIGKILL)).start()
+
+    def watched(self: Loader, targets: Any) -> None:
+        segments = [lease.segment for lease in self._leases]
+        try:
+            load(self, targets)
+        except cairn.LeaseLost as loss:
+            losses.append(loss.parameters["segment"])
+            raise
+        assert not losses or losses[-1] not in segments
+
+    monkeypatch.setattr(Loader, "_ask", ask_and_kill)
+    monkeypatch.setattr(Loader, "_load", watched)
+    into = {"a": torch.zeros(6 << 20, dtype=torch.int32), "b": torch.zeros(1000, dtype=torch.int64)}
+    with daemon.open() as checkpointer:
+        assert checkpointer.restore(into) == 1
+        restored = checkpointer.last_restore
+        assert restored is not None
+        assert "global" in restored.tiers
+    assert len(losses) == 2
+    assert torch.equal(into["a"], old["a"])
+    assert torch.equal(into["b"], old["b"])
 
 
 def damage(daemon: Daemon, step: int) -> None:

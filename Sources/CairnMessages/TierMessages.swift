@@ -139,6 +139,10 @@ public enum TierRequest: Codable, Sendable {
     case start(TierStart)
     /// Descriptor: the other tier worker's read buffer (mapped read-only).
     case peerBuffer(instance: String, bytes: Int)
+    /// Descriptor: a rank's lease, sealed against shrinking; a load into it alone may be read there without a copy. Its pages are there.
+    case lease(segment: Int, bytes: Int)
+    /// Reads that are under way keep its memory until they end.
+    case release(segment: Int)
 
     // Files. `file` is main's own number, never used twice. Errors void the file: main abandons it and begins a new try.
     /// -> done. Creates folders and the temporary name, preallocates `bytes`.
@@ -198,8 +202,8 @@ public enum TierRequest: Codable, Sendable {
     case branch(id: Int, run: RunKey, from: RunKey, step: Int?, sequence: CommitSequence?)
     /// -> index (payload: the StepIndex as CairnStore's StepIndexFile). On a tier beside: only the ranks held here.
     case describe(id: Int, ref: StepRef)
-    /// Plan, read, check every block, and report buffers as they fill (`filled`), at last `loaded`. `undecided`: the save needs no
-    /// commit (this daemon holds all of its ranks). Fails with notHere if this tier lacks a part.
+    /// Plan, read, check every block, and report buffers as they fill (`filled`; none where it was read into the lease), at last `loaded`.
+    /// `undecided`: the save needs no commit (this daemon holds all of its ranks). Fails with notHere if this tier lacks a part.
     case load(id: Int, ref: StepRef, boxes: [Box], segments: [LeaseSegment], undecided: Bool)
     /// Slots named in `filled` may be used again.
     case freeBuffers(slots: [Int])

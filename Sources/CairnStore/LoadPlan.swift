@@ -22,7 +22,10 @@ public struct LoadPlan: Sendable {
     }
 
     public static func make(catalog: StepCatalog, boxes: [Box], segments: [LeaseSegment], near: Set<Int> = []) throws(SliceError) -> LoadPlan {
-        let plans = try SlicePlan.make(catalog: catalog, boxes: boxes, near: near)
+        try make(SlicePlan.make(catalog: catalog, boxes: boxes, near: near), segments: segments)
+    }
+
+    public static func make(_ plans: [BoxPlan], segments: [LeaseSegment]) throws(SliceError) -> LoadPlan {
         var placed: [PlacedPiece] = [], runs: [LoadRun] = []
         var segment = 0, offset = 0
         for plan in plans {

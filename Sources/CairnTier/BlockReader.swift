@@ -1,4 +1,4 @@
-// Reads ranges of blocks into slots, several in flight, and checks every block's CRC32C before the caller sees it (I7).
+// Reads ranges of blocks into slots or a lease, several in flight, and checks every block's CRC32C before the caller sees it (I7).
 import CairnIO
 import CairnMessages
 import CairnModel
@@ -30,7 +30,8 @@ struct BadBlock: Sendable {
 }
 
 struct BlockReader {
-    private struct Completed: Sendable { let range: Int, slot: Int, failure: ChunkFailure? }
+    /// `place`: the offset in the map.
+    private struct Completed: Sendable { let range: Int, place: Int, failure: ChunkFailure? }
 
     let engine: any DataEngine
     let frames: FrameReading
@@ -47,7 +48,7 @@ struct BlockReader {
             while next < ranges.count || outstanding > 0 {
                 // Wait for a slot only when nothing of our own can free one.
                 while next < ranges.count, let slot = outstanding == 0 ? slots.take(timeoutMilliseconds: TierLimits.slotWaitMilliseconds) : slots.tryTake() {
-                    do { try submit(ranges[next], index: next, slot: slot, file(ranges[next].rank), completed) } catch {
+                    do { try submit(ranges[next], index: next, to: map, at: slot * Sizes.chunkBytes, file(ranges[next].rank), completed) } catch {
                         slots.give([slot])
                         throw error
                     }
@@ -59,34 +60,56 @@ struct BlockReader {
                 }
                 guard let done = completed.pop() else { break }
                 outstanding -= 1
+                let slot = done.place / Sizes.chunkBytes
                 var kept = false
-                defer { if !kept { slots.give([done.slot]) } }
+                defer { if !kept { slots.give([slot]) } }
                 let range = ranges[done.range], file = try file(range.rank)
-                kept = try handle(done.range, done.slot, try check(range, file, done))
+                kept = try handle(done.range, slot, try check(range, file, done, map))
             }
         } catch {
             while outstanding > 0, let done = completed.pop() {
                 outstanding -= 1
-                slots.give([done.slot])
+                slots.give([done.place / Sizes.chunkBytes])
             }
             throw error
         }
     }
 
-    private func submit(_ range: BlockRange, index: Int, slot: Int, _ file: RankFile, _ completed: WorkQueue<Completed>) {
+    /// Each range to its place in a lease, all at once. What is wrong with one is thrown when the last read has ended.
+    func read(_ ranges: [BlockRange], into lease: MemoryMap, at places: [Int], file: (Int) throws -> RankFile) throws {
+        let completed = WorkQueue<Completed>(capacity: ranges.count)
+        var outstanding = 0, failure: (any Error)?
+        do {
+            for (index, range) in ranges.enumerated() {
+                submit(range, index: index, to: lease, at: places[index], try file(range.rank), completed)
+                outstanding += 1
+            }
+        } catch { failure = error }
+        while outstanding > 0, let done = completed.pop() {
+            outstanding -= 1
+            guard failure == nil else { continue }
+            do {
+                let range = ranges[done.range]
+                if let bad = try check(range, file(range.rank), done, lease).first { throw bad.failure }
+            } catch { failure = error }
+        }
+        if let failure { throw failure }
+    }
+
+    private func submit(_ range: BlockRange, index: Int, to map: MemoryMap, at place: Int, _ file: RankFile, _ completed: WorkQueue<Completed>) {
         if let table = file.frames {
             precondition(range.firstBlock.isMultiple(of: Sizes.blocksPerChunk), "a range within a frame")
-            return frames.read(file, table, chunk: range.firstBlock / Sizes.blocksPerChunk, to: map, at: slot * Sizes.chunkBytes) {
-                completed.push(Completed(range: index, slot: slot, failure: $0))
+            return frames.read(file, table, chunk: range.firstBlock / Sizes.blocksPerChunk, to: map, at: place) {
+                completed.push(Completed(range: index, place: place, failure: $0))
             }
         }
         let least = range.bytes(in: file)
-        engine.submit(DataOperation(kind: .read, file: file.descriptor, path: file.path, map: map, mapOffset: slot * Sizes.chunkBytes,
+        engine.submit(DataOperation(kind: .read, file: file.descriptor, path: file.path, map: map, mapOffset: place,
                                     fileOffset: range.fileOffset, bytes: DataOperation.padded(least, direct: file.direct), least: least,
-                                    direct: file.direct) { completed.push(Completed(range: index, slot: slot, failure: $0.map { .read($0) })) })
+                                    direct: file.direct) { completed.push(Completed(range: index, place: place, failure: $0.map { .read($0) })) })
     }
 
-    private func check(_ range: BlockRange, _ file: RankFile, _ done: Completed) throws -> [BadBlock] {
+    private func check(_ range: BlockRange, _ file: RankFile, _ done: Completed, _ map: MemoryMap) throws -> [BadBlock] {
         switch done.failure {
         case nil: break
         case .frame(let reason)?: return [BadBlock(path: file.path, block: range.firstBlock, reason: reason)]
@@ -98,7 +121,7 @@ struct BlockReader {
         }
         var bad: [BadBlock] = []
         for block in range.firstBlock..<range.firstBlock + range.blocks {
-            let offset = done.slot * Sizes.chunkBytes + (block - range.firstBlock) * Sizes.blockBytes
+            let offset = done.place + (block - range.firstBlock) * Sizes.blockBytes
             let crc = map.crc32c(offset: offset, bytes: file.bytes(ofBlock: block))
             if crc != file.crcs[block] { bad.append(BadBlock(path: file.path, block: block, reason: "its CRC32C is not what it was when staged")) }
         }

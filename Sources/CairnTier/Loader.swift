@@ -11,16 +11,27 @@ struct Loader {
     let slots: BufferSlots
     let replies: Replies
 
-    /// `filled` for each slot, its payload telling what to copy where; gives where the boxes are.
+    /// `filled` for each slot, its payload telling what to copy where; gives where the boxes are. What is whole blocks but for its ends is
+    /// read into the lease itself: no copy, and no memory beside it.
     func load(id: Int, step: StepFiles, boxes: [Box], segments: [LeaseSegment]) throws -> [PlacedPiece] {
-        let plan = try LoadPlan.make(catalog: step.catalog, boxes: boxes, segments: segments)
-        let ranges = try Self.ranges(plan.runs) { rank in
+        let slices = try SlicePlan.make(catalog: step.catalog, boxes: boxes)
+        let reader = BlockReader(engine: engine, frames: frames, map: memory.buffer, slots: slots)
+        func form(_ rank: Int) throws -> (bytes: Int, isFrames: Bool) {
             let file = try step.file(rank)
             return (file.bytes, file.frames != nil)
         }
+        if segments.count == 1, let lease = memory.lease(segments[0]), let plan = try DirectPlan.make(slices, segments[0], file: form) {
+            do {
+                try reader.read(plan.ranges, into: lease, at: plan.places, file: step.file)
+                return plan.placed
+            } catch let failure as TierFailure where failure.kind == .corrupt {
+                // The rank may have written there meanwhile, which proves nothing of the file: it is read again where no rank can.
+            }
+        }
+        let plan = try LoadPlan.make(slices, segments: segments)
+        let ranges = try Self.ranges(plan.runs, file: form)
         memory.fill(readBacks: false)
         let members = Self.members(plan.runs, ranges)
-        let reader = BlockReader(engine: engine, frames: frames, map: memory.buffer, slots: slots)
         try reader.read(ranges, file: step.file) { index, slot, bad in
             if let bad = bad.first { throw bad.failure }
             let words = Self.copies(plan.runs, members[index], ranges[index], base: slot * Sizes.chunkBytes)
@@ -67,18 +78,23 @@ struct Loader {
     static func members(_ runs: [LoadRun], _ ranges: [BlockRange]) -> [[Int]] {
         var members = Array(repeating: [Int](), count: ranges.count)
         for (index, run) in runs.enumerated() where run.bytes > 0 {
-            // The last read that begins at or before the run holds its first byte; ranges are in the runs' order.
-            var low = 0, high = ranges.count - 1
-            while low < high {
-                let middle = (low + high + 1) / 2
-                if (ranges[middle].rank, ranges[middle].fileOffset) <= (run.rank, run.fileOffset) { low = middle } else { high = middle - 1 }
-            }
+            var low = last(ranges, rank: run.rank, fileOffset: run.fileOffset)
             while low < ranges.count, ranges[low].rank == run.rank, ranges[low].fileOffset < run.fileOffset + run.bytes {
                 members[low].append(index)
                 low += 1
             }
         }
         return members
+    }
+
+    /// The last read that begins at or before a byte of a run holds it; reads are in the runs' order.
+    static func last(_ ranges: [BlockRange], rank: Int, fileOffset: Int) -> Int {
+        var low = 0, high = ranges.count - 1
+        while low < high {
+            let middle = (low + high + 1) / 2
+            if (ranges[middle].rank, ranges[middle].fileOffset) <= (rank, fileOffset) { low = middle } else { high = middle - 1 }
+        }
+        return low
     }
 
     /// The parts of runs inside a read: offset in the buffer, segment, offset in it, bytes.

@@ -9,7 +9,7 @@ enum TierLimits {
     /// Threads that read chunks back for the other tier: one per slot that main assigns.
     static let readBackThreads = 4
     /// Loads at once; further ones wait. Each checks CRCs at memory speed, the read buffer is the bound.
-    static let loadThreads = 2
+    static let loadThreads = 4
     static let verifyThreads = 1
     /// Requests that wait for a thread; beyond it the worker stops reading and main's queue bounds the rest.
     static let queuedTasks = 65_536
@@ -29,6 +29,9 @@ enum TierLimits {
     static let lookMilliseconds = 1_000
     /// Blocks that nobody asked for are read along if the gap is not longer: cheaper than one more read.
     static let readGapBlocks = 2
+    /// A load of more runs than boxes is read into its lease where there are at most so many more, one of some rows each: of columns, whose
+    /// rows are in every block, copies take less room.
+    static let directRuns = 1024
     /// Steps whose index and open files are kept.
     static let cachedSteps = 4
     /// Published files kept open for reading back.

@@ -1,4 +1,5 @@
-// What a tier worker maps: the pool for reading, its own read buffer, and the other tier worker's buffer for reading.
+// What a tier worker maps: the pool for reading, its own read buffer, the other tier worker's buffer for reading, and ranks' leases.
+// What a rank does to its lease meanwhile harms what it reads itself, and nobody else: no other byte comes from there.
 import CairnIO
 import CairnMessages
 import CairnModel
@@ -11,6 +12,7 @@ final class TierMemory: Sendable {
     /// Whether the buffer's slots for loads, and those for reading back, have their pages.
     private let filled = Monitor((loads: false, readBacks: false))
     private let peer = Monitor<(instance: String, map: MemoryMap)?>(nil)
+    private let leases = Monitor<[Int: MemoryMap]>([:])
 
     init(_ start: TierStart, descriptors: [Descriptor]) throws {
         guard descriptors.count == start.pool.segments + 1, let last = descriptors.last else {
@@ -40,6 +42,19 @@ final class TierMemory: Sendable {
     func setPeer(instance: String, bytes: Int, _ descriptor: Descriptor) throws {
         let map = try MemoryMap(descriptor, bytes: bytes, writable: false)
         peer.withLock { $0 = (instance, map) }
+    }
+
+    func setLease(_ segment: Int, bytes: Int, _ descriptor: Descriptor) throws {
+        let map = try MemoryMap(descriptor, bytes: bytes, writable: true)
+        try map.prefault(offset: 0, bytes: bytes)
+        leases.withLock { $0[segment] = map }
+    }
+
+    func release(_ segment: Int) { leases.withLock { $0[segment] = nil } }
+
+    /// Nil: main lent it to nobody here, or it could not be mapped.
+    func lease(_ lease: LeaseSegment) -> MemoryMap? {
+        leases.withLock { $0[lease.segment] }.flatMap { lease.bytes <= $0.bytes ? $0 : nil }
     }
 
     func source(_ source: ChunkSource) throws -> (map: MemoryMap, offset: Int) {

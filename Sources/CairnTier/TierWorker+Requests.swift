@@ -10,6 +10,10 @@ extension TierWorker {
         case .start, .stop: return
         case .peerBuffer(let instance, let bytes):
             if let descriptor = frame.descriptors.first { try? memory.setPeer(instance: instance, bytes: bytes, descriptor) }
+        case .lease(let segment, let bytes):
+            // One that cannot be mapped is filled by copies.
+            if let descriptor = frame.descriptors.first { try? memory.setLease(segment, bytes: bytes, descriptor) }
+        case .release(let segment): memory.release(segment)
 
         case .create(let id, let number, let key, let fileTry, let bytes):
             let file = writing.register(number: number, key: key, fileTry: fileTry, bytes: bytes)

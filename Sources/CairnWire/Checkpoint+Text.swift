@@ -203,6 +203,9 @@ extension Checkpoint {
 
         error TooLarge (bytes: int, limit: int)
 
+        # A tier that has not answered may still write into this lease: release it, take another, load again.
+        error LeaseLost (segment: int)
+
         # No such run, or none that this user may see.
         error NoSuchRun (run: string)
 

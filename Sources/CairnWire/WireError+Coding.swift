@@ -12,6 +12,7 @@ extension WireError {
         case .unknownSave: Checkpoint.interface + ".UnknownSave"
         case .busy: Checkpoint.interface + ".Busy"
         case .tooLarge: Checkpoint.interface + ".TooLarge"
+        case .leaseLost: Checkpoint.interface + ".LeaseLost"
         case .noSuchRun: Checkpoint.interface + ".NoSuchRun"
         case .noSuchStep: Checkpoint.interface + ".NoSuchStep"
         case .notWhole: Checkpoint.interface + ".NotWhole"
@@ -49,6 +50,8 @@ extension WireError {
         case .tooLarge(let bytes, let limit):
             try put("bytes", bytes)
             try put("limit", limit)
+        case .leaseLost(let segment):
+            try put("segment", segment)
         case .noSuchRun(let run):
             try put("run", run)
         case .noSuchStep(let step):
@@ -104,6 +107,7 @@ extension WireError {
         case Checkpoint.interface + ".UnknownSave": .unknownSave(save: try get("save"))
         case Checkpoint.interface + ".Busy": .busy(step: try get("step"))
         case Checkpoint.interface + ".TooLarge": .tooLarge(bytes: try get("bytes"), limit: try get("limit"))
+        case Checkpoint.interface + ".LeaseLost": .leaseLost(segment: try get("segment"))
         case Checkpoint.interface + ".NoSuchRun": .noSuchRun(run: try get("run"))
         case Checkpoint.interface + ".NoSuchStep": .noSuchStep(step: try find("step"))
         case Checkpoint.interface + ".NotWhole": .notWhole(step: try get("step"), missing: try get("missing"))

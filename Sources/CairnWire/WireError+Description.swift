@@ -11,6 +11,7 @@ extension WireError: CustomStringConvertible {
         case .unknownSave(let save): "no save '\(save)' is known here"
         case .busy(let step): "step \(step) is not taken: too many saves of this rank are not yet staged; save less often, or raise limits.inFlightPerRank"
         case .tooLarge(let bytes, let limit): "\(HumanSize.exact(bytes)) is over the limit of \(HumanSize.exact(limit))"
+        case .leaseLost(let segment): "lease \(segment) may still be written to by a tier that did not answer: release it, take another and load again"
         case .noSuchRun(let run): "no run '\(run)'; `cairn ls` lists those that you may see"
         case .noSuchStep(.some(let step)): "no step \(step) in this run; `cairn ls RUN` lists its steps"
         case .noSuchStep(.none): "the run has no committed step yet"

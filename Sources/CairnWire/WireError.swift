@@ -15,6 +15,8 @@ public enum WireError: Error, Hashable, Sendable {
     /// Too many saves are not yet staged; nothing was taken, so the call may be repeated.
     case busy(step: Int)
     case tooLarge(bytes: Int, limit: Int)
+    /// A tier that has not answered may still write into this lease: release it, take another, load again.
+    case leaseLost(segment: Int)
     /// No such run, or none that this user may see.
     case noSuchRun(run: String)
     /// No such step; absent: the run has none that could be restored.

@@ -48,6 +48,9 @@ final class TierHarness {
     /// How files were stored on a tier that may compress.
     private(set) var stored: [CompressionReport] = []
     private(set) var notes: [String] = []
+    private var wasCopied = false
+    /// The last load that could be read into its lease was.
+    private(set) var wasReadIntoLease = false
     private(set) var ring = false, direct = false
     private(set) var startFailure: TierFailure?
 
@@ -167,17 +170,34 @@ final class TierHarness {
         StepRef(run: testRun, step: file.key.save.step, sequence: CommitSequence(attempt: file.key.save.attempt, count: count), save: file.key.save)
     }
 
-    /// The boxes' bytes, as the stager would copy them.
+    /// The boxes' bytes, once as the stager would copy them and once as they come into a lease: both ways give the same, or fail alike.
     func load(_ ref: StepRef, _ boxes: [Box], undecided: Bool = false, segmentBytes: Int = 40 << 20) throws -> [[UInt8]] {
-        let segments = [LeaseSegment(segment: 3, bytes: segmentBytes), LeaseSegment(segment: 9, bytes: segmentBytes)]
-        var memory = [3: [UInt8](repeating: 0, count: segmentBytes), 9: [UInt8](repeating: 0, count: segmentBytes)]
+        let memory = try SharedMemory.create(name: "lease", bytes: segmentBytes), lease = try memory.map(writable: false)
+        try send(.lease(segment: 11, bytes: segmentBytes), descriptors: [memory.descriptor])
+        let read = Result { try load(ref, boxes, undecided, [LeaseSegment(segment: 11, bytes: segmentBytes)], lease) }
+        try send(.release(segment: 11))
+        let copied = Result { try load(ref, boxes, undecided, [3, 9].map { LeaseSegment(segment: $0, bytes: segmentBytes) }, nil) }
+        switch (read, copied) {
+        case (.success(let read), .success(let copied)): #expect(read == copied)
+        case (.failure(let read as TierFailure), .failure(let copied as TierFailure)): #expect(read.kind == copied.kind)
+        // Two segments hold what one does not.
+        case (.failure(let read as TierFailure), .success): #expect(read.kind == .invalid)
+        default: Issue.record("\(read) and \(copied)")
+        }
+        return try copied.get()
+    }
+
+    private func load(_ ref: StepRef, _ boxes: [Box], _ undecided: Bool, _ segments: [LeaseSegment], _ lease: MemoryMap?) throws -> [[UInt8]] {
+        var memory = Dictionary(uniqueKeysWithValues: segments.map { ($0.segment, [UInt8](repeating: 0, count: $0.bytes)) })
         let id = nextID
         nextID += 1
+        wasCopied = false
         try send(.load(id: id, ref: ref, boxes: boxes, segments: segments, undecided: undecided))
         while true {
             let (reply, payload) = try next()
             switch reply {
             case .filled(id, let slots, let copies):
+                wasCopied = true
                 let words = Words.unpack(payload[...]).map { Int($0) }
                 #expect(words.count == copies * 4)
                 for at in stride(from: 0, to: words.count, by: 4) {
@@ -187,9 +207,11 @@ final class TierHarness {
             case .loaded(id, let placed):
                 var result: [[UInt8]] = []
                 for piece in placed {
-                    let part = (memory[piece.segment] ?? [])[piece.offset..<piece.offset + piece.bytes]
+                    let part = if let lease, !wasCopied { lease.copyBytes(offset: piece.offset, count: piece.bytes)[...] }
+                        else { (memory[piece.segment] ?? [])[piece.offset..<piece.offset + piece.bytes] }
                     if piece.begin == 0 { result.append(Array(part)) } else { result[result.count - 1] += part }
                 }
+                if lease != nil { wasReadIntoLease = !wasCopied }
                 return result
             case .failed(id, let failure): throw failure
             default: Issue.record("\(reply)")

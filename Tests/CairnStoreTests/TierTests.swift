@@ -99,6 +99,24 @@ import Testing
     #expect(failureKind { _ = try fresh.load(ref, [Box(name: "odd", rank: 0)]) } == .corrupt, "the size alone tells")
 }
 
+@Test(arguments: [TierMode(), TierMode(ring: .off)]) func whatIsInFewRunsIsReadIntoTheLease(_ mode: TierMode) throws {
+    let folder = try TierFolder(on: mode.base), tier = try TierHarness([folder.path], mode: mode)
+    let rows = 2300, shards = [Shard(name: "a", dtype: "U8", shape: [100]), Shard(name: "big", dtype: "F32", shape: [rows, 1000]), Shard(name: "z", dtype: "U8", shape: [7])]
+    let file = try StagedFile(shards, save: save(3))                // two chunks, and a last block that is not whole
+    try tier.put(file)
+    _ = try tier.decide(file.key.save)
+    let ref = tier.ref(file, count: 1), whole = try #require(file.bytes(of: "big"))
+    #expect(try tier.load(ref, [Box(name: "big"), Box(name: "a"), Box(name: "z")]) == [whole, file.bytes(of: "a"), file.bytes(of: "z")] && tier.wasReadIntoLease)
+    // Out of order, twice, one within another, and nothing.
+    #expect(try tier.load(ref, [Box(name: "z"), Box(name: "big", offsets: [2000, 0], shape: [290, 1000]), Box(name: "big", offsets: [10, 0], shape: [0, 1000]),
+                                Box(name: "z"), Box(name: "big", offsets: [2090, 0], shape: [5, 1000])])
+        == [file.bytes(of: "z"), Array(whole[2000 * 4000..<2290 * 4000]), [], file.bytes(of: "z"), Array(whole[2090 * 4000..<2095 * 4000])] && tier.wasReadIntoLease)
+    // A few rows' ends lie in few blocks; each row's would take more room than the lease has.
+    #expect(try tier.load(ref, [Box(name: "big", offsets: [0, 990], shape: [50, 10])])[0].count == 2000 && tier.wasReadIntoLease)
+    #expect(try tier.load(ref, [Box(name: "big", offsets: [0, 990], shape: [rows, 10])], segmentBytes: 2 << 20)[0].count == rows * 40 && !tier.wasReadIntoLease)
+    #expect(try tier.load(ref, [Box(name: "big", offsets: [60, 0], shape: [255, 1000])], segmentBytes: 1 << 20)[0].count == 1_020_000 && !tier.wasReadIntoLease)
+}
+
 @Test func loadsThatCannotBeAreRefused() throws {
     let folder = try TierFolder()
     let tier = try TierHarness([folder.path])

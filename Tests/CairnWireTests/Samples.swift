@@ -5,7 +5,7 @@ import CairnModel
 enum Samples {
     static let errors: [WireError] = [
         .notOpen, .attemptEnded(by: 18), .rankTaken(pid: 7), .unknownLayout(layout: "l"), .unknownSave(save: "17-1200-1"), .busy(step: 3),
-        .tooLarge(bytes: 9, limit: 8), .noSuchRun(run: "r"), .noSuchStep(step: 5), .notWhole(step: 5, missing: [1, 2]),
+        .tooLarge(bytes: 9, limit: 8), .leaseLost(segment: 4), .noSuchRun(run: "r"), .noSuchStep(step: 5), .notWhole(step: 5, missing: [1, 2]),
         .corrupt(path: "/a \"b\"\n", block: -1), .noSpace(tier: "local", needed: 3, available: 2), .tierDown(tier: "global", reason: "hung"),
         .notPermitted(reason: "no"), .invalidShard(name: "a/b", reason: "why"), .timedOut(level: .staged), .draining,
         .notSupported(feature: "hold"), .failed(reason: "words"), .interfaceNotFound(interface: "a.b"), .methodNotFound(method: "a.b.C"),

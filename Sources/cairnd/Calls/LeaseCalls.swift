@@ -1,4 +1,4 @@
-// Leases: small segments of shared memory lent to a rank, into which a Load is copied.
+// Leases: small segments of shared memory lent to a rank, into which a Load is copied or, from a tier, read.
 import CairnEngine
 import CairnIO
 import CairnMessages
@@ -30,6 +30,7 @@ extension Daemon {
                 return context.fail(.failed(reason: problem ?? "the session has ended"))
             }
             session.leases.append(LeaseSegment(segment: segment, bytes: parameters.bytes))
+            if parameters.bytes >= DaemonLimits.leaseReadBytes { leaseMemory[segment] = memory }
             context.reply(Checkpoint.Lease.Reply(segment: segment, bytes: parameters.bytes), descriptors: [memory.descriptor])
         }
         stager.send(StagerRequest.lease(segment: segment, bytes: parameters.bytes), descriptors: [memory.descriptor])
@@ -39,8 +40,25 @@ extension Daemon {
         guard let at = session.leases.firstIndex(where: { $0.segment == parameters.segment }) else {
             return context.fail(.invalidParameter(parameter: "segment"))
         }
-        leasedBytes -= session.leases.remove(at: at).bytes
-        stager.send(StagerRequest.release(segment: parameters.segment))
+        giveBack(session.leases.remove(at: at))
+        session.lostLeases.remove(parameters.segment)
         context.reply(Nothing())
+    }
+
+    func giveBack(_ lease: LeaseSegment) {
+        leasedBytes -= lease.bytes
+        leaseMemory[lease.segment] = nil
+        stager.send(StagerRequest.release(segment: lease.segment))
+        for link in tierLinks.values where link.lent.remove(lease.segment) != nil { link.send(TierRequest.release(segment: lease.segment)) }
+    }
+
+    /// So that a tier's worker may read into them.
+    func lend(_ leases: [LeaseSegment], to tier: Tier) {
+        guard let link = tierLinks[tier], link.takesRequests else { return }
+        for lease in leases where !link.lent.contains(lease.segment) {
+            guard let memory = leaseMemory[lease.segment] else { continue }
+            link.lent.insert(lease.segment)
+            link.send(TierRequest.lease(segment: lease.segment, bytes: lease.bytes), descriptors: [memory.descriptor])
+        }
     }
 }

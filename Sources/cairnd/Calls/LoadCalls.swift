@@ -20,10 +20,12 @@ extension Daemon {
             leases.removeAll { !wanted.contains($0.segment) }
             guard !leases.isEmpty, leases.count == wanted.count else { return context.fail(.invalidParameter(parameter: "segments")) }
         }
+        if let lost = leases.first(where: { session.lostLeases.contains($0.segment) }) { return context.fail(.leaseLost(segment: lost.segment)) }
         let sequence = CommitSequence(wire: parameters.sequence)
         let save = engine.save(run: session.run, sequence: sequence)
         let job = LoadJob(session: session, context: context, boxes: parameters.boxes, leases: leases,
-                          ref: StepRef(run: session.run, step: parameters.step, sequence: sequence, save: save), tiers: engine.tiers,
+                          ref: StepRef(run: session.run, step: parameters.step, sequence: sequence, save: save),
+                          tiers: engine.tiers.filter { !session.slowTiers.contains($0) } + engine.tiers.filter { session.slowTiers.contains($0) },
                           startedAt: loop.nowNanoseconds)
         counters.loads += 1
         if let save, let memory = memoryCatalog(session.run, save, sequence), loadFromMemory(job, memory) { return }
@@ -101,10 +103,19 @@ extension Daemon {
         let tier = job.tiers.removeFirst()
         // A save that the attempt's restore chose is read though this node has no commit of it: the choice was made by what all nodes hold.
         let undecided = job.ref.save.map { engine.isChosen(run: job.ref.run, save: $0) } ?? false
-        // The worker reports each buffer as it is checked; the stager copies it into the leases, then the buffer is free again.
+        // The worker reads into a lease itself, or reports each buffer as it is checked: the stager copies it into the leases, then the buffer
+        // is free again. A read that was given up may still come to its end: then nothing else goes into that lease.
         job.begin()
-        askTier(tier, { .load(id: $0, ref: job.ref, boxes: job.boxes, segments: job.leases, undecided: undecided) }) { [unowned self] reply, payload in
+        lend(job.leases, to: tier)
+        askTier(tier, { .load(id: $0, ref: job.ref, boxes: job.boxes, segments: job.leases, undecided: undecided) }, onLost: {
+            job.isLost = true
+            job.session.slowTiers.insert(tier)
+            job.session.lostLeases.formUnion(job.leases.map(\.segment))
+        }) { [unowned self] reply, payload in
             switch reply {
+            case .failed where job.isLost:
+                job.isConcluded = true
+                job.context.fail(.leaseLost(segment: job.leases[0].segment))
             case .filled(_, let slots, let count):
                 precondition(payload.count == count * 32, "a `filled` of \(count) copies has \(payload.count) bytes")
                 let instance = tierLinks[tier]?.instance ?? ""
@@ -174,6 +185,8 @@ final class LoadJob {
     var isRead = false, isConcluded = false
     var hasFailed = false
     let startedAt: Int
+    /// A tier that was asked did not answer.
+    var isLost = false
     /// A tier could not be asked, or ended while it was.
     var metNoWorker = false
     /// Of the tier tried last: what the client is told if none has it.

@@ -19,6 +19,10 @@ final class ClientSession {
     var layouts: [(name: String, layout: RegisteredLayout)] = []
     /// Bytes of each lease by its segment, in the order they were lent.
     var leases: [LeaseSegment] = []
+    /// Segments into which a tier may still write what it was asked for and did not answer.
+    var lostLeases: Set<Int> = []
+    /// Tiers that did not answer a Load: the others are asked first.
+    var slowTiers: Set<Tier> = []
     var isOpen = false
 
     init(token: String, run: RunKey, rank: Int, worldSize: Int, pid: Int32, launch: String, connection: Connection) {

@@ -10,6 +10,8 @@ import FoundationEssentials
 struct TierCall {
     let tier: Tier
     let deadline: Int
+    /// Before the handler, if no answer came and one may have been worked on.
+    let onLost: () -> Void
     let handler: (TierReply, [UInt8]) -> Void
 }
 
@@ -49,7 +51,7 @@ extension Daemon {
                 deliver(.tierLost(tier, reason: "its worker is gone: \(reason); it is started anew"))
             }
             link.onFailedStart = { [unowned self] reason in
-                failTierCalls(tier, "the \(tier) tier's worker could not start: \(reason)")
+                failTierCalls(tier, "the \(tier) tier's worker could not start: \(reason)", wereBegun: false)
                 deliver(.tierLost(tier, reason: "its worker could not start: \(reason); it is tried again"))
                 becomeReady(evenWithoutTiers: false)
             }
@@ -213,7 +215,7 @@ extension Daemon {
     }
 
     /// Asks a tier worker on main's own account. The handler is called with `.failed` when the tier is down or too slow.
-    func askTier(_ tier: Tier, seconds: Int = DaemonLimits.tierCallSeconds, _ request: (Int) -> TierRequest,
+    func askTier(_ tier: Tier, seconds: Int = DaemonLimits.tierCallSeconds, _ request: (Int) -> TierRequest, onLost: @escaping () -> Void = {},
                  handler: @escaping (TierReply, [UInt8]) -> Void) {
         let id = nextTierCall
         nextTierCall += 1
@@ -221,7 +223,7 @@ extension Daemon {
             let why = engine.tierReports.first { $0.tier == tier }?.reason ?? "it is not configured"
             return handler(.failed(id: id, TierFailure(kind: .io, text: "the \(tier) tier is down: \(why)")), [])
         }
-        tierCalls[id] = TierCall(tier: tier, deadline: loop.nowNanoseconds + seconds * 1_000_000_000, handler: handler)
+        tierCalls[id] = TierCall(tier: tier, deadline: loop.nowNanoseconds + seconds * 1_000_000_000, onLost: onLost, handler: handler)
         link.send(request(id))
         updateTick()
     }
@@ -239,13 +241,15 @@ extension Daemon {
         let now = loop.nowNanoseconds
         for (id, call) in tierCalls.sorted(by: { $0.key < $1.key }) where call.deadline <= now {
             tierCalls[id] = nil
+            call.onLost()
             call.handler(.failed(id: id, TierFailure(kind: .io, text: "the \(call.tier) tier does not answer: its filesystem hangs or is overloaded")), [])
         }
     }
 
-    private func failTierCalls(_ tier: Tier, _ reason: String) {
+    private func failTierCalls(_ tier: Tier, _ reason: String, wereBegun: Bool = true) {
         for (id, call) in tierCalls.sorted(by: { $0.key < $1.key }) where call.tier == tier {
             tierCalls[id] = nil
+            if wereBegun { call.onLost() }
             call.handler(.failed(id: id, TierFailure(kind: .io, text: reason)), [])
         }
     }

@@ -60,6 +60,8 @@ final class Daemon {
     var restoring: MemoryCatalog?
     var copies: [Int: (CopyResult) -> Void] = [:]
     var leasesAsked: [Int: (String?) -> Void] = [:]
+    /// Of each lease that a session has, for the tiers' workers.
+    var leaseMemory: [Int: SharedMemory] = [:]
     /// The record in the `decision` reply being handled, a commit's or a void's: `recordDecision` copies it to the local tier.
     var decisionRecord: [UInt8] = []
 
@@ -171,10 +173,7 @@ final class Daemon {
     func endSession(_ session: ClientSession, reason: String, replaced: Bool = false) {
         guard sessions.removeValue(forKey: session.token) != nil else { return }
         session.processWatch?.stop()
-        for lease in session.leases {
-            leasedBytes -= lease.bytes
-            stager.send(StagerRequest.release(segment: lease.segment))
-        }
+        for lease in session.leases { giveBack(lease) }
         session.leases.removeAll()
         deliver(.sessionEnded(session.token, reason: reason))
         if replaced {

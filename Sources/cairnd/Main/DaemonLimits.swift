@@ -31,6 +31,8 @@ enum DaemonLimits {
     static let layoutsPerSession = 8
     /// Leases of one session, and their bytes together.
     static let leasesPerSession = 64
+    /// Smaller leases are copied into: main keeps a descriptor of each that the tiers' workers read into.
+    static let leaseReadBytes = 1 << 20
     /// All leases, as a share of the pool: 1/leaseShare, but never less than `leaseFloor`.
     static let leaseShare = 2
     static let leaseFloor = 1 << 30

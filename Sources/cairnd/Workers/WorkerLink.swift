@@ -17,6 +17,8 @@ final class WorkerLink {
     private(set) var restarts = -1
     private var backoff = DaemonLimits.restartFirstMilliseconds
     private(set) var instance = ""
+    /// Leases whose memory this instance was given.
+    var lent: Set<Int> = []
     /// Said once by the worker when it started: what the kernel refused.
     var notes: [String] = []
     var io: String?, direct: Bool?
@@ -38,6 +40,7 @@ final class WorkerLink {
     func start() {
         guard child == nil, !stopping else { return }
         instance = Entropy.hex(bytes: 6)
+        lent = []
         restarts += 1
         do {
             let (mine, theirs) = try UnixSocket.pair()
