@@ -30,7 +30,6 @@ from .errors import (
     PickleRefused,
     ProtocolError,
     RankTaken,
-    RunInUse,
     TierDown,
     TimedOut,
     TooLarge,
@@ -46,6 +45,7 @@ from .history import newest_step
 from .limits import default_socket
 from .plan import Only
 from .preemption import Preempted
+from .reading import load
 from .restore import Restored
 from .rng import rng_state, set_rng_state
 from .saves import Reached, Save
@@ -56,7 +56,7 @@ __all__ = [
     "AttemptEnded", "Busy", "CairnError", "CannotConvert", "CannotStart", "CannotWatch", "CheckpointFailed", "Checkpointer",
     "Corrupt", "Draining", "Failed", "FlatShard", "InvalidShard", "LeaseLost", "LevelNotAsked", "Mismatch", "NoAttempt", "NoCommit",
     "NoSpace", "NoSuchRun", "NoSuchStep", "NotOpen", "NotPermitted", "NotSupported", "NotWhole", "Only", "PickleRefused",
-    "Preempted", "ProtocolError", "RankTaken", "Reached", "Restored", "RunInUse", "Save", "TierDown", "TimedOut", "TooLarge",
+    "Preempted", "ProtocolError", "RankTaken", "Reached", "Restored", "Save", "TierDown", "TimedOut", "TooLarge",
     "Unavailable", "UnknownLayout", "UnknownSave", "UnsupportedTensor", "WireError", "WorldSizeChanged", "default_socket",
-    "flat_shards", "newest_step", "rng_state", "set_rng_state",
+    "flat_shards", "load", "newest_step", "rng_state", "set_rng_state",
 ]  # fmt: skip

@@ -158,10 +158,6 @@ class CannotConvert(CairnError):
     """A step does not go into a form of another tool, or a file not into a step (cairn.convert); the text says what to do."""
 
 
-class RunInUse(CairnError):
-    """The run has live ranks or unfinished saves, whose launch a conversion would end."""
-
-
 class CannotStart(Unavailable):
     """No daemon answers, and ``autostart`` could not start one; the text says what to do."""
 

@@ -108,7 +108,7 @@ class Turns:
             step = int(choice["step"])
             done, failure = None, self.refusal
             if failure is None:
-                done, failure = _load(self._session, self._wish, step, int(choice["sequence"]))
+                done, failure = load_step(self._session, self._wish, step, int(choice["sequence"]))
             again, why = self._settle(turn, failure)
             if failure is None and not again and done is not None:
                 plan, restored = done
@@ -151,7 +151,7 @@ class Turns:
         return self._session.load_call(method, parameters, timeout=self._timeout + limits.CALL_SECONDS)
 
 
-def _load(session: Session, wish: Wish, step: int, sequence: int) -> tuple[tuple[Plan, Restored] | None, Exception | None]:
+def load_step(session: Session, wish: Wish, step: int, sequence: int) -> tuple[tuple[Plan, Restored] | None, Exception | None]:
     """Load all of this rank's bytes; errors are returned, for the other ranks must be told first."""
     try:
         loader = Loader(session, step, sequence)

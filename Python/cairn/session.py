@@ -56,10 +56,12 @@ class Lease:
 class Session:
     """Open connections to the daemon. Broken ones are never repaired: the session is shut and another one opened."""
 
-    def __init__(self, path: str, who: Who, number: int | None = None) -> None:
+    def __init__(self, path: str, who: Who, number: int | None = None, *, reads_only: bool = False) -> None:
+        """``reads_only``: of no launch, for what is committed; ``who`` says which rank's own parts are wanted."""
         self.path = path
         self.who = who
         self.number = number
+        self._reads_only = reads_only
         self.calls_lock = threading.Lock()
         self.loads_lock = threading.Lock()
         self.leases: list[Lease] = []
@@ -75,7 +77,8 @@ class Session:
         path, who = self.path, self.who
         try:
             self.calls = self._connect(path)
-            _permit_reading(self.calls.peer_pid())
+            if not self._reads_only:
+                _permit_reading(self.calls.peer_pid())
             reply = self.calls.call(
                 CHECKPOINT + "Open",
                 {
@@ -84,8 +87,7 @@ class Session:
                     "worldSize": who.world_size,
                     "localRank": who.local_rank,
                     "localWorldSize": who.local_world_size,
-                    "attempt": who.attempt,
-                    "number": self.number,
+                    **({"readOnly": True} if self._reads_only else {"attempt": who.attempt, "number": self.number}),
                 },
                 timeout=limits.OPEN_SECONDS,
             )
@@ -99,9 +101,11 @@ class Session:
             self.calls.message_bytes = self.limits.get("messageBytes")
             if wants_memory:
                 self._pass_memory(path)
-            self.watch = self._attach(path)
             self.loads = self._attach(path)
             self.loads.message_bytes = self.calls.message_bytes
+            if self._reads_only:
+                return
+            self.watch = self._attach(path)
             self.watch.send(CHECKPOINT + "Watch", {"run": who.run, "rank": who.rank}, more=True)
         except BaseException:
             self.shut()
@@ -121,6 +125,14 @@ class Session:
                     self.calls.send(CHECKPOINT + "Wait", wait, oneway=True, timeout=limits.CONNECT_SECONDS)
             finally:
                 self.calls_lock.release()
+
+    def close(self) -> None:
+        """Give back the leases, say that the session ends, and shut it."""
+        with contextlib.suppress(errors.CairnError, OSError):
+            self.give_back_leases()
+            with self.calls_lock:
+                self.calls.call(CHECKPOINT + "Close", {}, timeout=limits.CONNECT_SECONDS)
+        self.shut()
 
     def load_call(self, method: str, parameters: dict[str, Any], *, timeout: float = limits.CALL_SECONDS) -> dict[str, Any]:
         """A call on the connection for loads and questions."""

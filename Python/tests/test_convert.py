@@ -63,7 +63,7 @@ def test_a_file_of_safetensors_has_every_tensor(shared: Daemon, run: str, tmp_pa
     commit(shared, run, 5, state)
     told: list[tuple[int, int]] = []
     file = tmp_path / "all.safetensors"
-    report = export_step(run, None, "safetensors", file, idle=True, socket=shared.socket, told=lambda done, of: told.append((done, of)))
+    report = export_step(run, None, "safetensors", file, socket=shared.socket, told=lambda done, of: told.append((done, of)))
     assert_same(state, load_file(file))
     assert (report.step, report.tensors, report.left_out) == (5, len(state), [])
     assert told[-1] == (report.bytes, report.bytes)
@@ -75,14 +75,14 @@ def test_a_file_of_safetensors_has_every_tensor(shared: Daemon, run: str, tmp_pa
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        export_step(run, 5, "hf", tmp_path / "half", idle=True, socket=shared.socket, told=interrupt)
+        export_step(run, 5, "hf", tmp_path / "half", socket=shared.socket, told=interrupt)
     assert os.listdir(tmp_path) == ["all.safetensors"]
 
 
 def test_what_safetensors_lacks_is_refused(shared: Daemon, run: str, tmp_path: Path) -> None:
     commit(shared, run, 1, {"a": torch.ones(2, dtype=torch.complex128)})
     with pytest.raises(cairn.CannotConvert, match=r"a \(C128\).*torch or dcp"):
-        export_step(run, 1, "safetensors", tmp_path / "a", idle=True, socket=shared.socket)
+        export_step(run, 1, "safetensors", tmp_path / "a", socket=shared.socket)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -99,7 +99,7 @@ def test_transformers_loads_a_folder_as_it_is(shared: Daemon, run: str, tmp_path
     commit(shared, run, 9, {"model": model, "optim": optimizer})
     for name, shard, files in (("one", 4 << 30, 1), ("many", 8192, 4)):
         report = export_step(
-            run, 9, "hf", tmp_path / name, prefix="model.", shard_bytes=shard, beside=[tmp_path / "config.json"], idle=True,
+            run, 9, "hf", tmp_path / name, prefix="model.", shard_bytes=shard, beside=[tmp_path / "config.json"],
             socket=shared.socket,
         )
         assert len(list((tmp_path / name).glob("model*.safetensors"))) >= files
@@ -143,23 +143,23 @@ def wide(shared: Daemon, run: str, parts: None) -> dict[str, torch.Tensor]:
 
 
 def test_tensors_of_two_ranks_are_whole(shared: Daemon, run: str, wide: dict[str, torch.Tensor], tmp_path: Path) -> None:
-    report = export_step(run, 4, "safetensors", tmp_path / "m", prefix="m.", idle=True, socket=shared.socket)
+    report = export_step(run, 4, "safetensors", tmp_path / "m", prefix="m.", socket=shared.socket)
     assert_same({name.removeprefix("m."): tensor for name, tensor in wide.items()}, load_file(tmp_path / "m"))
     assert report.left_out == ["own.seed"]
     for to in ("safetensors", "hf", "torch", "dcp"):
         with pytest.raises(cairn.CannotConvert, match=r"own\.seed of step 4 are single ranks' own.*--rank 0"):
-            export_step(run, 4, to, tmp_path / to, idle=True, socket=shared.socket)
+            export_step(run, 4, to, tmp_path / to, socket=shared.socket)
     with pytest.raises(cairn.CannotConvert, match="rank 2 saved nothing"):
-        export_step(run, 4, "torch", tmp_path / "no", rank=2, idle=True, socket=shared.socket)
-    export_step(run, 4, "safetensors", tmp_path / "all", rank=1, idle=True, socket=shared.socket)
+        export_step(run, 4, "torch", tmp_path / "no", rank=2, socket=shared.socket)
+    export_step(run, 4, "safetensors", tmp_path / "all", rank=1, socket=shared.socket)
     assert_same(wide | {"own.seed": torch.full((3,), 1)}, load_file(tmp_path / "all"))
     state = {
         "m": {name.removeprefix("m."): tensor for name, tensor in wide.items()},
         "own": {"seed": torch.full((3,), 1), "name": "rank 1"},
     }
-    export_step(run, 4, "torch", tmp_path / "all.pt", rank=1, idle=True, socket=shared.socket)
+    export_step(run, 4, "torch", tmp_path / "all.pt", rank=1, socket=shared.socket)
     assert_same(state, torch.load(tmp_path / "all.pt", weights_only=True))
-    export_step(run, 4, "dcp", tmp_path / "dcp", rank=1, idle=True, socket=shared.socket)
+    export_step(run, 4, "dcp", tmp_path / "dcp", rank=1, socket=shared.socket)
     loaded = emptied(state)
     dcp.load(loaded, checkpoint_id=tmp_path / "dcp", no_dist=True)
     assert_same(state, loaded)
@@ -174,7 +174,7 @@ def test_what_is_equal_on_all_ranks_is_nobodys_own(shared: Daemon, run: str, tmp
     state = {"weight": torch.randn(5), "epoch": 3}
     with Job(shared, 2, run=run, replicated=True, shared=True) as job:
         job.commit(1, lambda rank: {"weight": state["weight"].clone(), "epoch": 3})
-    export_step(run, 1, "torch", tmp_path / "out", idle=True, socket=shared.socket)
+    export_step(run, 1, "torch", tmp_path / "out", socket=shared.socket)
     assert_same(state, torch.load(tmp_path / "out", weights_only=True))
     with Job(shared, 2, run=run, replicated=True, shared=True) as job:  # the run goes on as if nobody had looked
         assert job.all(lambda checkpointer: checkpointer.restore({"weight": torch.zeros(5), "epoch": 0})) == [1, 1]
@@ -191,7 +191,7 @@ def test_a_state_goes_out_and_comes_back(
     state = trained() | {"dtypes": every_dtype(), "zero": torch.zeros(0, 4), "scalar": torch.tensor(3.5)}
     state["tied"] = state["model"]["0.weight"]
     commit(shared, run, 2, state)
-    export_step(run, 2, to, tmp_path / "out", idle=True, socket=shared.socket)
+    export_step(run, 2, to, tmp_path / "out", socket=shared.socket)
     if to == "torch":
         loaded = torch.load(tmp_path / "out", weights_only=True)
         assert loaded["tied"] is loaded["model"]["0.weight"]
@@ -213,8 +213,8 @@ def test_a_state_goes_out_and_comes_back(
 def test_arrays_become_tensors_and_pickles_are_not_run(shared: Daemon, run: str, tmp_path: Path) -> None:
     commit(shared, run, 1, {"array": np.arange(3, dtype=np.int16), "odd": {"a": Odd()}})
     with pytest.raises(cairn.PickleRefused, match=r"'odd\.a'.*getcwd"):
-        export_step(run, 1, "torch", tmp_path / "out", idle=True, socket=shared.socket)
-    export_step(run, 1, "torch", tmp_path / "out", idle=True, socket=shared.socket, allow_pickle=True)
+        export_step(run, 1, "torch", tmp_path / "out", socket=shared.socket)
+    export_step(run, 1, "torch", tmp_path / "out", socket=shared.socket, allow_pickle=True)
     loaded = torch.load(tmp_path / "out", weights_only=True)
     assert_same({"array": torch.arange(3, dtype=torch.int16), "odd": {"a": os.getcwd()}}, loaded)
 
@@ -223,11 +223,11 @@ def test_the_tensors_of_a_step_that_dcp_saved(shared: Daemon, run: str, tmp_path
     state = {"model": {"weight": torch.randn(30, 20)}, "epoch": 3}
     with shared.open(run) as checkpointer:
         dcp.save(state, checkpoint_id="x/step-6", storage_writer=CairnWriter(checkpointer), no_dist=True)
-    report = export_step(run, 6, "hf", tmp_path / "hf", idle=True, socket=shared.socket)
+    report = export_step(run, 6, "hf", tmp_path / "hf", socket=shared.socket)
     assert_same({"model.weight": state["model"]["weight"]}, load_file(tmp_path / "hf" / "model.safetensors"))
     assert report.left_out == []
     with pytest.raises(cairn.CannotConvert, match=r"no tree.*cairn path"):
-        export_step(run, 6, "torch", tmp_path / "out", idle=True, socket=shared.socket)
+        export_step(run, 6, "torch", tmp_path / "out", socket=shared.socket)
 
 
 def test_an_import_is_restored_by_more_ranks(shared: Daemon, run: str, parts: None, tmp_path: Path) -> None:
@@ -245,26 +245,26 @@ def test_an_import_is_restored_by_more_ranks(shared: Daemon, run: str, parts: No
         assert_same(whole, torch.cat(job.all(restored), 1))
 
 
-def test_a_run_in_use_and_what_is_there_are_left_alone(open_run: Opener, shared: Daemon, tmp_path: Path) -> None:
+def test_a_live_run_goes_on_and_what_is_there_is_left_alone(open_run: Opener, shared: Daemon, tmp_path: Path) -> None:
     checkpointer = open_run()
-    checkpointer.save(1, {"a": torch.ones(2)}).wait("committed", timeout=30)
     run = checkpointer.run
-    with pytest.raises(cairn.RunInUse, match="say that none is"):
-        export_step(run, 1, "safetensors", tmp_path / "a", socket=shared.socket)
-    with pytest.raises(cairn.RunInUse, match=f"1 ranks connected.*cairn branch {run}@STEP"):
-        export_step(run, 1, "safetensors", tmp_path / "a", idle=True, socket=shared.socket)
+    save_file({"a": torch.ones(1)}, tmp_path / "in")
+    with pytest.raises(cairn.CannotConvert, match="1 ranks connected"):
+        import_step(tmp_path / "in", "safetensors", run, 1, socket=shared.socket)
+    checkpointer.save(1, {"a": torch.ones(2)}).wait("committed", timeout=30)
+    export_step(run, 1, "safetensors", tmp_path / "live", socket=shared.socket)
+    assert_same({"a": torch.ones(2)}, load_file(tmp_path / "live"))
     checkpointer.save(2, {"a": torch.ones(2)}).wait("committed", timeout=30)
     checkpointer.close()
     (tmp_path / "there").write_text("x")
     for path, why in ((tmp_path / "there", "is there already"), (tmp_path / "no" / "a", "is no folder")):
         with pytest.raises(cairn.CannotConvert, match=why):
-            export_step(run, 1, "safetensors", path, idle=True, socket=shared.socket)
-    with pytest.raises(cairn.CannotConvert, match="no committed step 3; it has 2, 1"):
-        export_step(run, 3, "safetensors", tmp_path / "a", idle=True, socket=shared.socket)
+            export_step(run, 1, "safetensors", path, socket=shared.socket)
+    with pytest.raises(cairn.NoSuchStep, match="step=3, committed='2, 1'"):
+        export_step(run, 3, "safetensors", tmp_path / "a", socket=shared.socket)
     with pytest.raises(cairn.CannotConvert, match=r"has no tensor 'b\.…'; it has a"):
-        export_step(run, 1, "safetensors", tmp_path / "a", prefix="b.", idle=True, socket=shared.socket)
-    assert (os.listdir(tmp_path), (tmp_path / "there").read_text()) == (["there"], "x")
-    save_file({"a": torch.ones(1)}, tmp_path / "in")
+        export_step(run, 1, "safetensors", tmp_path / "a", prefix="b.", socket=shared.socket)
+    assert (sorted(os.listdir(tmp_path)), (tmp_path / "there").read_text()) == (["in", "live", "there"], "x")
     with pytest.raises(cairn.CannotConvert, match="has steps already"):
         import_step(tmp_path / "in", "safetensors", run, 9, socket=shared.socket)
 
@@ -308,7 +308,7 @@ def test_the_command_line(shared: Daemon, run: str, tmp_path: Path, capsys: pyte
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, f"run '{run}', step 3: 1 tensors, 0.00 GiB\n", "")
 
-    export = ["export", "--idle", run, "newest", "--to", "hf", "--socket", shared.socket, str(tmp_path / "out")]
+    export = ["export", run, "newest", "--to", "hf", "--socket", shared.socket, str(tmp_path / "out")]
     assert main([*export, "--prefix", "m.", "--shard", "1GiB"]) == 0
     assert capsys.readouterr().out == f"step 3: 1 tensors, 0.00 GiB, in '{tmp_path / 'out'}'\n"
     assert_same({"a": torch.arange(4.0)}, load_file(tmp_path / "out" / "model.safetensors"))
@@ -316,7 +316,7 @@ def test_the_command_line(shared: Daemon, run: str, tmp_path: Path, capsys: pyte
     assert "is there already" in capsys.readouterr().err
     with monkeypatch.context() as terminal:
         terminal.setattr(sys.stderr, "isatty", lambda: True)
-        assert main(["export", "--idle", run, "3", "--to", "torch", "--socket", shared.socket, str(tmp_path / "out.pt")]) == 0
+        assert main(["export", run, "3", "--to", "torch", "--socket", shared.socket, str(tmp_path / "out.pt")]) == 0
     zero = "0.00 GiB of 0.00 GiB"
     assert capsys.readouterr().err == f"\r{zero} (0 %)\r{zero} (100 %)\n"
     assert main([*export[:-1], str(tmp_path / "no"), "--with", str(tmp_path / "config.json")]) == 1

@@ -15,14 +15,15 @@ extension Checkpoint {
             public var localWorldSize: Int?
             public var attempt: String?
             public var number: Int?
+            public var readOnly: Bool?
 
             public init(run: String, rank: Int, worldSize: Int, localRank: Int? = nil, localWorldSize: Int? = nil,
-                        attempt: String? = nil, number: Int? = nil) {
+                        attempt: String? = nil, number: Int? = nil, readOnly: Bool? = nil) {
                 self.run = run; self.rank = rank; self.worldSize = worldSize; self.localRank = localRank
-                self.localWorldSize = localWorldSize; self.attempt = attempt; self.number = number
+                self.localWorldSize = localWorldSize; self.attempt = attempt; self.number = number; self.readOnly = readOnly
             }
             public enum CodingKeys: String, CodingKey, CaseIterable { case run, rank, worldSize, localRank,
-                localWorldSize, attempt, number }
+                localWorldSize, attempt, number, readOnly }
         }
         public struct Reply: WireFields {
             public var session: String

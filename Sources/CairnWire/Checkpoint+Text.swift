@@ -110,7 +110,8 @@ extension Checkpoint {
         # number: the attempt's, as an earlier Open's limits told this process; with it a daemon that started anew goes on without
         # the global tier.
         # memory: the daemon may not read this process's memory, so pass a descriptor of it by Attach on SOCKET.memory.
-        method Open(run: string, rank: int, worldSize: int, localRank: ?int, localWorldSize: ?int, attempt: ?string, number: ?int)
+        # readOnly: no rank of a launch, and no launch ends: only Steps, Describe, Lease, Release and Load, of what is committed.
+        method Open(run: string, rank: int, worldSize: int, localRank: ?int, localWorldSize: ?int, attempt: ?string, number: ?int, readOnly: ?bool)
           -> (session: string, node: string, memory: bool, limits: [string]int)
 
         # Makes a further connection part of a session. On the stager's socket, SOCKET.memory, with a descriptor, whose index among

@@ -45,7 +45,6 @@ def export_step(
     to: str,
     path: str | os.PathLike[str],
     *,
-    idle: bool = False,
     prefix: str = "",
     rank: int | None = None,
     shard_bytes: int = limits.EXPORT_SHARD_BYTES,
@@ -59,8 +58,6 @@ def export_step(
     Args:
         step: None: the newest that is not superseded.
         to: one of EXPORTS.
-        idle: no launch of the run is live, on any node, which the caller knows and this daemon cannot. Whoever reads a run is a
-            launch of it, which ends the one before.
         prefix: of safetensors and hf: only tensors whose names begin with it, which is taken off.
         rank: of a step that several ranks saved: whose own tensors and values are taken, beside what belongs to all.
         shard_bytes: of hf: how much one file holds at most, but for a tensor that is larger.
@@ -68,8 +65,8 @@ def export_step(
         allow_pickle: of torch and dcp: see pickles.AllowPickle.
         told: called with the bytes that are written and all that will be.
     Raises:
-        CannotConvert: the step does not go into this form, or the path cannot be written. RunInUse: ranks of the run are connected,
-            or may be. Unavailable: no daemon. Corrupt, TierDown, PickleRefused.
+        CannotConvert: the step does not go into this form, or the path cannot be written. NoSuchStep.
+            Unavailable: no daemon. Corrupt, TierDown, PickleRefused.
     """
     if to not in EXPORTS:
         raise ValueError(f"a step is exported to one of {', '.join(EXPORTS)}, not to '{to}'")
@@ -80,11 +77,6 @@ def export_step(
     for each in map(Path, beside):
         if not each.is_file():
             raise errors.CannotConvert(f"'{each}' is no file: name one to copy beside the tensors, or none")
-    if not idle:
-        raise errors.RunInUse(
-            f"whoever reads run '{run}' is a launch of it, and ends one that is live on any node: say that none is (idle=True, "
-            "--idle), or make a branch and convert that (cairn branch)"
-        )
     choice = tensor_files.Choice(prefix, shard_bytes, [Path(each) for each in beside])
     with output.published(Path(path)) as place, Source(run, step, rank, allow_pickle, socket, told) as source:
         return EXPORTS[to](source, place, choice)
@@ -109,7 +101,7 @@ def import_step(
         allow_pickle: of torch and dcp: let the file run code, as pickle does: only for files that one trusts.
         timeout: seconds until it must be committed.
     Raises:
-        CannotConvert: the file is not of this form, or the run has steps. TimeoutError: it is not committed in time. RunInUse,
+        CannotConvert: the file is not of this form, or the run has steps. TimeoutError: it is not committed in time.
         Unavailable, CheckpointFailed, PickleRefused, UnsupportedTensor.
     """
     if form not in IMPORTS:

@@ -1,4 +1,4 @@
-"""`python -m cairn.convert export --idle RUN STEP --to FORM PATH` and `… import RUN STEP --from FORM PATH`."""
+"""`python -m cairn.convert export RUN STEP --to FORM PATH` and `… import RUN STEP --from FORM PATH`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,6 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("run")
     export.add_argument("step", type=_step, help="a number, or newest")
     export.add_argument("--to", required=True, choices=list(EXPORTS))
-    export.add_argument("--idle", action="store_true", help="no launch of the run is live, on any node: reading it would end that")
     export.add_argument("--prefix", default="", help="safetensors, hf: only tensors whose names begin so, and without it")
     export.add_argument("--rank", type=int, help="whose own tensors and values to take, where several ranks saved")
     export.add_argument("--shard", type=_bytes, default=limits.EXPORT_SHARD_BYTES, help="hf: the most that one file holds (4GiB)")
@@ -77,7 +76,7 @@ def _run(wish: argparse.Namespace, told: Told) -> Report:
             wish.path, wish.form, wish.run, wish.step, prefix=wish.prefix, allow_pickle=wish.allow_pickle, socket=wish.socket
         )
     return export_step(
-        wish.run, wish.step, wish.to, wish.path, idle=wish.idle, prefix=wish.prefix, rank=wish.rank, shard_bytes=wish.shard,
+        wish.run, wish.step, wish.to, wish.path, prefix=wish.prefix, rank=wish.rank, shard_bytes=wish.shard,
         beside=wish.beside, allow_pickle=wish.allow_pickle, socket=wish.socket, told=told,
     )  # fmt: skip
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from .. import errors, limits, options, tree
 from ..checkpointer import Checkpointer
-from .source import Report, run_now
+from ..reading import ranks_of, steps_of
+from .source import Report
 
 
 def arrive(
@@ -17,8 +18,10 @@ def arrive(
 ) -> Report:
     """Save what ``read`` gives; the daemon takes the bytes of tensors from where they are mapped, so nothing is copied here."""
     path = str(socket) if socket is not None else limits.default_socket()
-    if run_now(options.check_run(run), path):
+    if steps_of(options.check_run(run), path):
         raise errors.CannotConvert(f"run '{run}' has steps already: import into a new one")
+    if ranks := ranks_of(run, path):
+        raise errors.CannotConvert(f"run '{run}' has {ranks} ranks connected, whose launch this would end: import into a new one")
     state = read()
     found = {id(tensor): tensor for tensor in tree.flatten(state).tensors}
     if not found:

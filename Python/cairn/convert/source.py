@@ -1,16 +1,13 @@
 """A committed step as conversion reads it: tensors whole, piece by piece, and the state around them, through the daemon.
 
-The reader is a rank of a world of one in a launch of its own, so it must not come while a job runs: its launch would take the run
-over. Who is connected at this daemon is asked before; the ranks of other nodes it does not know.
+The reader is of no launch, so a job may save on while its steps are converted.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import json
 import os
-import secrets
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,9 +20,9 @@ from .. import dtypes, errors, foreign, limits, options, scopes, tensors, tree
 from ..loader import Loader
 from ..pickles import AllowPickle
 from ..plan import Stored, Target, rows, some, stored_of_record, stored_of_shard
+from ..reading import committed
 from ..session import Session, Who
 from ..torch.stored import FRAME
-from ..wire import CHECKPOINT, OPERATIONS, Connection
 
 Item = TypeVar("Item")
 Told = Callable[[int, int], None]
@@ -42,33 +39,6 @@ class Report:
     left_out: list[str] = field(default_factory=list)
 
 
-def run_now(run: str, socket: str) -> list[dict[str, Any]]:
-    """The run's steps, as Runs of dev.cairn.Operations lists them; none where there is no such run.
-
-    Raises:
-        RunInUse: ranks of it are connected to this daemon, or a save of it is under way."""
-    uid = os.getuid()
-    connection = Connection(socket)
-    try:
-        status = connection.call(OPERATIONS + "Status", {})
-        runs = connection.call(OPERATIONS + "Runs", {"run": run, "uid": uid}).get("runs", [])
-    finally:
-        connection.close()
-
-    def mine(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        return [each for each in entries if each["run"] == run and each["uid"] == uid]
-
-    connected = sum(each["sessions"] for each in mine(status["sessions"]["runs"]))
-    if connected:
-        raise errors.RunInUse(
-            f"run '{run}' has {connected} ranks connected, and converting it would end their launch: wait for its end, or make a "
-            f"branch and convert that (cairn branch {run}@STEP NEWRUN)"
-        )
-    if mine(status["saves"]):
-        raise errors.RunInUse(f"a save of run '{run}' is still under way: wait for it (cairn watch {run})")
-    return [step for each in mine(runs) for step in each["steps"]]
-
-
 class Source:
     """Opens the step for as long as the block lasts; see export_step for the arguments."""
 
@@ -82,20 +52,15 @@ class Source:
         told: Told | None,
     ) -> None:
         path = str(socket) if socket is not None else limits.default_socket()
-        whole = [each for each in run_now(options.check_run(run), path) if each["level"] == "committed"]
-        fitting = [each for each in whole if each["step"] == step or (step is None and not each["superseded"])]
-        if not fitting:
-            held = some([str(each["step"]) for each in whole]) or "none"
-            raise errors.CannotConvert(f"run '{run}' has no committed step{'' if step is None else f' {step}'}; it has {held}")
-        newest = max(fitting, key=lambda each: int(each["sequence"]))
-        self.step, self._sequence, self._rank = int(newest["step"]), int(newest["sequence"]), rank
+        self._session = Session(path, Who(options.check_run(run), 0, 1, None, None, ""), reads_only=True)
+        self._wanted, self._rank = step, rank
         self._allow = allow_pickle
         self._told = told
-        self._session = Session(path, Who(run, 0, 1, 0, 1, secrets.token_hex(16)))
 
     def __enter__(self) -> Source:
         self._session.open()
         try:
+            self.step, self._sequence = committed(self._session, self._wanted)
             self._loader = Loader(self._session, self.step, self._sequence)
             about = self._describe(once=True)
             self._objects = about["objects"]
@@ -106,19 +71,12 @@ class Source:
             self._trees = trees
             self._shards = [shard for shard in about["shards"] if not (shard.get("private") and shard["name"].startswith(FRAME))]
         except BaseException:
-            self._end()
+            self._session.close()
             raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._end()
-
-    def _end(self) -> None:
-        with contextlib.suppress(errors.CairnError, OSError):
-            self._session.give_back_leases()
-            with self._session.calls_lock:
-                self._session.calls.call(CHECKPOINT + "Close", {}, timeout=limits.CONNECT_SECONDS)
-        self._session.shut()
+        self._session.close()
 
     def _describe(self, **parameters: Any) -> dict[str, Any]:
         known = {"step": self.step, "sequence": self._sequence}

@@ -30,6 +30,12 @@ extension Daemon {
         default: break
         }
         guard let session = context.connection.session, session.isOpen else { return context.fail(.notOpen) }
+        if session.isReader {
+            switch request {
+            case .close, .lease, .release, .steps, .describe, .load: break
+            default: return context.fail(.notPermitted(reason: "this session was opened to read only: open one with an attempt"))
+            }
+        }
         switch request {
         case .open, .attach: preconditionFailure("handled above")
         case .close:
@@ -66,11 +72,15 @@ extension Daemon {
             return context.fail(.invalidParameter(parameter: "localRank"))
         }
         if let token = parameters.attempt, !(1...1000).contains(token.utf8.count) { return context.fail(.invalidParameter(parameter: "attempt")) }
-        guard parameters.attempt != nil || parameters.worldSize == 1 else {
+        let isReader = parameters.readOnly ?? false
+        if isReader, parameters.attempt != nil || parameters.number != nil {
+            return context.fail(.failed(reason: "a session that reads only is of no attempt: leave out attempt and number"))
+        }
+        guard parameters.attempt != nil || parameters.worldSize == 1 || isReader else {
             return context.fail(.failed(reason: "a world of \(parameters.worldSize) ranks needs one attempt token on all of them: set CAIRN_ATTEMPT to a value "
                 + "that is new with each launch, or start with torchrun or srun, where the client finds one"))
         }
-        if engine.committing == .local, configuration.tiers.local?.shared != true, let local = parameters.localWorldSize, local < parameters.worldSize {
+        if !isReader, engine.committing == .local, configuration.tiers.local?.shared != true, let local = parameters.localWorldSize, local < parameters.worldSize {
             return context.fail(.notPermitted(reason: "this daemon has a local tier only, and the world spans nodes (\(local) of \(parameters.worldSize) ranks are "
                 + "here): configure tiers.global, or say tiers.local.shared: true if all nodes see the same folders"))
         }
@@ -100,7 +110,7 @@ extension Daemon {
         let token = Entropy.hex(bytes: 16)
         let session = ClientSession(token: token, run: RunKey(uid: peer.uid, name: parameters.run), rank: parameters.rank,
                                     worldSize: parameters.worldSize, pid: peer.pid,
-                                    launch: Digest.sha256Hex(Array((parameters.attempt ?? token).utf8)), connection: context.connection)
+                                    launch: Digest.sha256Hex(Array((parameters.attempt ?? token).utf8)), isReader: isReader, connection: context.connection)
         do {
             let pidfd = try PidWatch.open(pid: peer.pid)
             session.processWatch = try loop.watch(pidfd, events: .readable) { [unowned self, weak session] _ in
@@ -112,17 +122,12 @@ extension Daemon {
         sessions[token] = session
         context.connection.session = session
         context.connection.isSessionSocket = true
+        if isReader { return opened(session, memory: false, [:], context) }
         let call = engineCall(context) { [unowned self, weak session] answer in
             switch answer {
             case .opened(_, let attempt, let needsDescriptor):
-                session?.isOpen = true
-                context.connection.trust()
-                context.reply(Checkpoint.Open.Reply(session: token, node: node, memory: needsDescriptor, limits: [
-                    "inFlightPerRank": configuration.limits.inFlightPerRank, "fenceMs": configuration.limits.fenceMs,
-                    "messageBytes": configuration.limits.messageBytes, "loadBytes": configuration.limits.loadBytes,
-                    "leaseBytes": leaseLimit, "leases": DaemonLimits.leasesPerSession, "layouts": DaemonLimits.layoutsPerSession,
-                    "boxes": DaemonLimits.boxesPerLoad, "restores": engine.endedRestores(session: token), "attempt": attempt,
-                ]))
+                guard let session else { return }
+                opened(session, memory: needsDescriptor, ["restores": engine.endedRestores(session: token), "attempt": attempt], context)
             case .failed(let error):
                 context.connection.session = nil
                 context.connection.isSessionSocket = false
@@ -134,6 +139,18 @@ extension Daemon {
         }
         deliver(.open(OpenRequest(call: call, session: token, run: session.run, rank: session.rank, worldSize: session.worldSize,
                                   localWorldSize: parameters.localWorldSize, tokenHash: hash, pid: peer.pid, number: parameters.number)))
+    }
+
+    private func opened(_ session: ClientSession, memory: Bool, _ numbers: [String: Int], _ context: CallContext) {
+        session.isOpen = true
+        context.connection.trust()
+        let limits = [
+            "inFlightPerRank": configuration.limits.inFlightPerRank, "fenceMs": configuration.limits.fenceMs,
+            "messageBytes": configuration.limits.messageBytes, "loadBytes": configuration.limits.loadBytes,
+            "leaseBytes": leaseLimit, "leases": DaemonLimits.leasesPerSession, "layouts": DaemonLimits.layoutsPerSession,
+            "boxes": DaemonLimits.boxesPerLoad,
+        ]
+        context.reply(Checkpoint.Open.Reply(session: session.token, node: node, memory: memory, limits: limits.merging(numbers) { $1 }))
     }
 
     func attach(_ parameters: Checkpoint.Attach.Parameters, _ context: CallContext) {

@@ -33,7 +33,7 @@ extension Daemon {
                 stagedBytes: report.stagedBytes, localBytes: report.localBytes, globalBytes: report.globalBytes, ageMs: report.ageNs / 1_000_000,
                 missing: report.missing ?? [], leftover: report.save.attempt < attempts[report.run] ?? 0, reason: report.reason)
         }
-        let visible = sessions.values.filter { all || $0.run.uid == context.uid }
+        let visible = sessions.values.filter { !$0.isReader && (all || $0.run.uid == context.uid) }
         let perRun = Dictionary(grouping: visible, by: \.run).sorted { $0.key < $1.key }.map { run, sessions in
             Operations.RunSessions(uid: run.uid, run: run.name, sessions: sessions.count, worldSize: sessions.first?.worldSize ?? 0)
         }
@@ -109,7 +109,7 @@ extension Daemon {
             metric("global_plain_bytes_total", "counter", "Bytes of those files before compression.", [("", Double(stored.plainBytes))])
             metric("global_stored_bytes_total", "counter", "Bytes that those files take.", [("", Double(stored.storedBytes))])
         }
-        metric("sessions", "gauge", "Ranks that are connected.", [("", Double(sessions.count))])
+        metric("sessions", "gauge", "Ranks that are connected.", [("", Double(sessions.values.count { !$0.isReader }))])
         metric("saves_in_flight", "gauge", "Saves that have not ended.", [("", Double(engine.unfinishedCount))])
         metric("last_commit_age_seconds", "gauge", "Seconds since the last commit of a run that this daemon serves.", engine.knownRuns.compactMap { run in
             engine.lastCommit(run: run).map { ("{uid=\"\(run.uid)\",run=\"\(run.name)\"}", Double(loop.nowNanoseconds - $0.at) / 1e9) }

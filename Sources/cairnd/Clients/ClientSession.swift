@@ -24,14 +24,17 @@ final class ClientSession {
     /// Tiers that did not answer a Load: the others are asked first.
     var slowTiers: Set<Tier> = []
     var isOpen = false
+    /// It reads what is committed; the engine does not know it.
+    let isReader: Bool
 
-    init(token: String, run: RunKey, rank: Int, worldSize: Int, pid: Int32, launch: String, connection: Connection) {
+    init(token: String, run: RunKey, rank: Int, worldSize: Int, pid: Int32, launch: String, isReader: Bool, connection: Connection) {
         self.token = token
         self.run = run
         self.rank = rank
         self.worldSize = worldSize
         self.pid = pid
         self.launch = launch
+        self.isReader = isReader
         self.connection = connection
     }
 

@@ -175,7 +175,7 @@ final class Daemon {
         session.processWatch?.stop()
         for lease in session.leases { giveBack(lease) }
         session.leases.removeAll()
-        deliver(.sessionEnded(session.token, reason: reason))
+        if !session.isReader { deliver(.sessionEnded(session.token, reason: reason)) }
         if replaced {
             session.connection.session = nil
             session.connection.isSessionSocket = false
