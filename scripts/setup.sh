@@ -80,12 +80,13 @@ if [ ! -x .venv/bin/python ] || [ "$(cat "$stamp" 2>/dev/null || true)" != "$wan
 fi
 
 # Only the tests and examples of Docs/integrations.md need them.
-wanted=$(made_of scripts/requirements-frameworks.txt)
+wanted=$(made_of scripts/requirements-frameworks.txt scripts/requirements-frameworks-no-deps.txt)
 stamp=.venv/.frameworks-from
 if [ "${1:-}" = frameworks ] && [ "$(cat "$stamp" 2>/dev/null || true)" != "$wanted" ]; then
-    say "installing transformers, accelerate, lightning, deepspeed and jax, which the tests of integrations need (750 MiB)"
+    say "installing transformers, accelerate, lightning, deepspeed, jax and torchtitan, which the tests of integrations need (750 MiB)"
     DS_BUILD_OPS=0 "${install[@]}" -c scripts/requirements.txt -r scripts/requirements-frameworks.txt 2>.venv/pip.log \
         || { cat .venv/pip.log >&2; fail "pip could not install scripts/requirements-frameworks.txt"; }
+    "${install[@]}" --no-deps -r scripts/requirements-frameworks-no-deps.txt
     printf '%s\n' "$wanted" > "$stamp"
 fi
 say "ready"
