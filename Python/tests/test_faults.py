@@ -75,7 +75,7 @@ def test_without_a_daemon_training_goes_on(cluster: Cluster, caplog: pytest.LogC
         checkpointer = daemon.open()
         begin = time.monotonic()
         saves = [checkpointer.save(step, {"a": torch.ones(1)}) for step in range(50)]
-        assert time.monotonic() - begin < 1
+        assert time.monotonic() - begin < 10  # a client that waited would take 5 s each
     assert all(save.level == "failed" for save in saves)
     assert len(caplog.records) == 2
     assert checkpointer.failures == 50
