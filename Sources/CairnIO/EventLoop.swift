@@ -13,13 +13,15 @@ import Glibc
 
     public init() throws(IOFailure) {
         thread = cairn_thread_id()
-        unsafe loop = .allocate(capacity: 1)
+        // Not `self.loop` before it is one: an initializer that throws with all properties set runs deinit.
+        let loop = UnsafeMutablePointer<uv_loop_t>.allocate(capacity: 1)
         unsafe loop.initialize(to: uv_loop_t())
         let code = unsafe uv_loop_init(loop)
         guard code == 0 else {
             unsafe loop.deallocate()
             throw IOFailure(operation: "uv_loop_init", errno: -code)
         }
+        unsafe self.loop = loop
     }
 
     deinit {

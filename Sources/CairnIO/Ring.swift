@@ -25,7 +25,8 @@ import Glibc
     public init(depth: Int) throws(IOFailure) {
         precondition((1...4096).contains(depth), "ring of \(depth)")
         self.depth = depth
-        unsafe ring = .allocate(capacity: 1)
+        // Not `self.ring` before it is one: an initializer that throws with all properties set runs deinit.
+        let ring = UnsafeMutablePointer<io_uring>.allocate(capacity: 1)
         var result: Int32 = -ENOSYS
         // The flags since kernel 5.19 and 6.0; older kernels say EINVAL.
         for flags in [UInt32(IORING_SETUP_COOP_TASKRUN) | UInt32(IORING_SETUP_SINGLE_ISSUER), UInt32(IORING_SETUP_COOP_TASKRUN), 0] {
@@ -37,6 +38,7 @@ import Glibc
             unsafe ring.deallocate()
             throw IOFailure(operation: "io_uring_queue_init", errno: -result)
         }
+        unsafe self.ring = ring
     }
 
     deinit {
