@@ -142,7 +142,8 @@ class Connection:
                 rights = array.array("i", descriptors)
                 sent = self._socket.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
                 data = data[sent:]
-            self._socket.sendall(data)
+            if data:  # else sendall() would send nothing once more: EPIPE where the daemon has answered and hung up by then
+                self._socket.sendall(data)
         except OSError as failure:
             raise self._broken(f"sending {method}", failure) from failure
 

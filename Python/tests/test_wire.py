@@ -88,6 +88,33 @@ def test_a_silent_or_closing_daemon_is_unavailable(tmp_path: Path) -> None:
         Connection(str(tmp_path / "nobody"))
 
 
+def test_a_peer_that_answers_and_closes_at_once_has_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the stager's socket does: one call with a descriptor, one reply, and it closes, here before sendmsg() is back."""
+    path, closed = str(tmp_path / "s"), threading.Event()
+
+    def serve() -> None:
+        peer, _ = listener.accept()
+        socket.recv_fds(peer, 4096, 1)
+        peer.sendall(b"{}\0")
+        peer.close()
+        closed.set()
+
+    class Slow(socket.socket):
+        def sendmsg(self, *arguments: object) -> int:
+            sent: int = super().sendmsg(*arguments)  # type: ignore[arg-type]
+            assert closed.wait(10)
+            return sent
+
+    with socket.socket(socket.AF_UNIX) as listener, open(path + ".file", "wb") as file:
+        listener.bind(path)
+        listener.listen()
+        monkeypatch.setattr(socket, "socket", Slow)
+        server = threading.Thread(target=serve)
+        server.start()
+        assert Connection(path).call("a.B", {}, descriptors=[file.fileno()]) == {}
+        server.join()
+
+
 def test_the_socket_is_where_the_daemon_puts_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
