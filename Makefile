@@ -15,7 +15,7 @@ export CAIRN_BIN ?= $(CURDIR)/.build/release
 # Linked with Swift's own libraries, so that an installed binary needs no toolchain beside it.
 RELEASE := swift build -c release --static-swift-stdlib
 
-.PHONY: help run test damage test-mutations simulate soak build release install clean bench ablation scale setup setup-frameworks check-systemd test-swift test-python crash fuzz sanitize
+.PHONY: help run test damage test-mutations simulate soak build release install clean bench ablation scale wheel deb api session setup setup-frameworks check-systemd test-swift test-python crash fuzz sanitize
 
 help:
 	@printf '%s\n' \
@@ -31,7 +31,11 @@ help:
   'make sanitize  the Swift tests under the thread and the address sanitizer' \
 	  'make bench     side by side with six peers and the limits of the machine, as ratios (12 minutes); BENCH=--quick: a minute or two' \
   'make ablation  what each mechanism of staging and writing buys, one thing changed at a time (5 minutes)' \
-	  'make install   DESTDIR=… PREFIX=/usr: binaries, configuration, systemd units' \
+	  'make install   DESTDIR=… PREFIX=/usr: binaries, configuration, systemd units, man pages, completion' \
+	  'make wheel     dist/*.whl: the Python client with both programs in it (`pip install .` makes it too)' \
+	  'make deb       dist/*.deb: a Debian package with programs, units, account, man pages, completion' \
+	  'make api       Docs/api.md from the docstrings' \
+	  'make session   Docs/session.svg, the picture of a terminal in README.md, from a real run' \
 	  'make clean     remove what was built and .venv'
 
 setup:
@@ -57,7 +61,7 @@ test: check-python test-swift test-mutations test-python check-systemd
 
 # First, because it takes seconds.
 check-python: setup
-	cd Python && ../.venv/bin/ruff check --no-cache . ../Examples ../Benchmarks ../Tests/EndToEndTests ../Tests/Mutations ../Tests/Soak
+	cd Python && ../.venv/bin/ruff check --no-cache . ../Examples ../Benchmarks ../Tests/EndToEndTests ../Tests/Mutations ../Tests/Soak ../scripts
 	cd Python && ../.venv/bin/mypy --strict --cache-dir ../.build/mypy
 	cd Benchmarks && MYPYPATH=../Python ../.venv/bin/mypy --strict --cache-dir ../.build/mypy-bench --config-file ../Python/pyproject.toml \
 	  bench.py ablation.py footprint.py ranks.py plots.py subjects
@@ -134,22 +138,43 @@ scale: setup
 	$(RELEASE) --product cairn-scale
 	$(PYTHON) Benchmarks/Scale/scale.py $(if $(filter full,$(SCALE)),--ranks 8192) $(if $(FOLDER),--folder '$(FOLDER)')
 
+wheel: release
+	mkdir -p dist
+	$(PYTHON) -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .
+
+session: release
+	$(PYTHON) scripts/record_session.py
+
+api: setup
+	$(PYTHON) scripts/api_reference.py
+
+deb: release
+	scripts/deb.sh dist
+
 # The configuration is only put where none is: it is the administrator's.
+SHARE = $(DESTDIR)$(PREFIX)/share
 install:
-	@test -x .build/release/cairnd -a -x .build/release/cairn || { echo 'install: run `make release` first' >&2; exit 1; }
+	@test -x '$(CAIRN_BIN)/cairnd' -a -x '$(CAIRN_BIN)/cairn' || { echo 'install: run `make release` first' >&2; exit 1; }
 	install -d '$(DESTDIR)$(PREFIX)/bin' '$(DESTDIR)$(PREFIX)/lib/systemd/system' '$(DESTDIR)$(PREFIX)/lib/sysusers.d' \
-	  '$(DESTDIR)$(PREFIX)/lib/tmpfiles.d' '$(DESTDIR)$(PREFIX)/share/doc/cairn' '$(DESTDIR)$(SYSCONFDIR)/cairn'
-	install -m 0755 .build/release/cairnd .build/release/cairn '$(DESTDIR)$(PREFIX)/bin/'
+	  '$(DESTDIR)$(PREFIX)/lib/tmpfiles.d' '$(SHARE)/doc/cairn' '$(DESTDIR)$(SYSCONFDIR)/cairn' '$(SHARE)/man/'man{1,5,8} \
+	  '$(SHARE)/bash-completion/completions' '$(SHARE)/zsh/site-functions' '$(SHARE)/fish/vendor_completions.d'
+	install -m 0755 '$(CAIRN_BIN)/cairnd' '$(CAIRN_BIN)/cairn' '$(DESTDIR)$(PREFIX)/bin/'
 	for unit in cairnd.service cairnd.socket cairnd@.service; do \
 	  sed 's|/usr/bin/|$(PREFIX)/bin/|; s|/usr/share/|$(PREFIX)/share/|; s|/etc/cairn/|$(SYSCONFDIR)/cairn/|' "systemd/$$unit" \
 	    > '$(DESTDIR)$(PREFIX)/lib/systemd/system/'"$$unit"; \
 	  chmod 0644 '$(DESTDIR)$(PREFIX)/lib/systemd/system/'"$$unit"; done
 	install -m 0644 systemd/sysusers.conf '$(DESTDIR)$(PREFIX)/lib/sysusers.d/cairn.conf'
 	install -m 0644 systemd/tmpfiles.conf '$(DESTDIR)$(PREFIX)/lib/tmpfiles.d/cairn.conf'
-	install -m 0644 README.md Docs/*.md Config/cairnd.yaml '$(DESTDIR)$(PREFIX)/share/doc/cairn/'
+	install -m 0644 README.md Docs/*.md Docs/*.svg Config/cairnd.yaml '$(SHARE)/doc/cairn/'
+	pages=$$(mktemp -d); trap 'rm -rf "$$pages"' EXIT; $(PYTHON) scripts/man_pages.py '$(CAIRN_BIN)' "$$pages"; \
+	  for section in 1 5 8; do install -m 0644 "$$pages"/*.$$section '$(SHARE)/man/'man$$section/; done
+	'$(CAIRN_BIN)/cairn' --generate-completion-script bash > '$(SHARE)/bash-completion/completions/cairn'
+	'$(CAIRN_BIN)/cairn' --generate-completion-script zsh > '$(SHARE)/zsh/site-functions/_cairn'
+	'$(CAIRN_BIN)/cairn' --generate-completion-script fish > '$(SHARE)/fish/vendor_completions.d/cairn.fish'
+	chmod 0644 '$(SHARE)/bash-completion/completions/cairn' '$(SHARE)/zsh/site-functions/_cairn' '$(SHARE)/fish/vendor_completions.d/cairn.fish'
 	test -e '$(DESTDIR)$(SYSCONFDIR)/cairn/cairnd.yaml' \
 	  || install -m 0644 Config/cairnd.yaml '$(DESTDIR)$(SYSCONFDIR)/cairn/cairnd.yaml'
 
 clean:
-	rm -rf .build .venv .pytest_cache
+	rm -rf .build .venv .pytest_cache dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

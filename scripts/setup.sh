@@ -19,7 +19,7 @@ fi
 
 # System libraries: only what is missing. The last ones are for tests that only root can run; they say why they skip where it lacks.
 packages=(libuv1-dev liburing-dev libisal-dev libzstd-dev pkg-config python3-venv git ca-certificates)
-for_tests=(zstd glusterfs-server glusterfs-client iptables xfsprogs fuse3 python3-fusepy)
+for_tests=(zstd glusterfs-server glusterfs-client iptables xfsprogs fuse3 python3-fusepy systemd-container man-db)
 lacking() {
     local package
     for package in "$@"; do
