@@ -4,6 +4,7 @@
     hf            a folder of them with an index, as transformers' save_pretrained() writes it
     torch         one file of torch.save(), the state as it was given to save()
     dcp           a folder of torch.distributed.checkpoint
+    universal     DeepSpeed's universal checkpoint: a folder of each parameter, with its float32 weights and Adam's moments
 
 Bytes come from and go to the daemon: from the nearest tier, each block checked, whatever the sharding they were saved in. What is
 written has a name that begins with a dot until it is whole and synced, and nothing is overwritten.
@@ -16,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from .. import errors, limits, pickles
-from . import dcp_folder, output, tensor_files, torch_file
+from . import dcp_folder, output, tensor_files, torch_file, universal_folder
 from .arrival import arrive
 from .source import Report, Source, Told
 
@@ -29,6 +30,7 @@ EXPORTS: dict[str, _Export] = {
     "hf": tensor_files.export_folder,
     "torch": torch_file.export_file,
     "dcp": dcp_folder.export_folder,
+    "universal": universal_folder.export_folder,
 }
 
 IMPORTS = {
@@ -36,6 +38,7 @@ IMPORTS = {
     "hf": tensor_files.read_folder,
     "torch": torch_file.read_file,
     "dcp": dcp_folder.read_folder,
+    "universal": universal_folder.read_folder,
 }
 
 
@@ -58,11 +61,12 @@ def export_step(
     Args:
         step: None: the newest that is not superseded.
         to: one of EXPORTS.
-        prefix: of safetensors and hf: only tensors whose names begin with it, which is taken off.
+        prefix: of safetensors and hf: only tensors whose names begin with it, which is taken off. Of universal: that of the
+            model's tensors, default "model.".
         rank: of a step that several ranks saved: whose own tensors and values are taken, beside what belongs to all.
         shard_bytes: of hf: how much one file holds at most, but for a tensor that is larger.
         beside: of hf: files to copy into the folder, as config.json and a tokenizer's.
-        allow_pickle: of torch and dcp: see pickles.AllowPickle.
+        allow_pickle: of torch, dcp and universal: see pickles.AllowPickle.
         told: called with the bytes that are written and all that will be.
     Raises:
         CannotConvert: the step does not go into this form, or the path cannot be written. NoSuchStep.
@@ -97,8 +101,9 @@ def import_step(
 
     Args:
         form: one of IMPORTS.
-        prefix: of safetensors and hf: where in the state the tensors go, as "model.", so that {"model": model} restores them.
-        allow_pickle: of torch and dcp: let the file run code, as pickle does: only for files that one trusts.
+        prefix: of safetensors and hf: where in the state the tensors go, as "model.", so that {"model": model} restores them. Of
+            universal: the same for the weights, default "model."; what the optimizer had goes to "optimizer".
+        allow_pickle: of torch, dcp and universal: let the file run code, as pickle does: only for files that one trusts.
         timeout: seconds until it must be committed.
     Raises:
         CannotConvert: the file is not of this form, or the run has steps. TimeoutError: it is not committed in time.

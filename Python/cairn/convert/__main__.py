@@ -37,7 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("run")
     export.add_argument("step", type=_step, help="a number, or newest")
     export.add_argument("--to", required=True, choices=list(EXPORTS))
-    export.add_argument("--prefix", default="", help="safetensors, hf: only tensors whose names begin so, and without it")
+    export.add_argument("--prefix", default="", help="safetensors, hf, universal: only tensors named so, without it")
     export.add_argument("--rank", type=int, help="whose own tensors and values to take, where several ranks saved")
     export.add_argument("--shard", type=_bytes, default=limits.EXPORT_SHARD_BYTES, help="hf: the most that one file holds (4GiB)")
     export.add_argument("--with", dest="beside", action="append", default=[], metavar="FILE", help="hf: copied too, as config.json")
@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     bring.add_argument("run")
     bring.add_argument("step", type=int)
     bring.add_argument("--from", dest="form", required=True, choices=list(IMPORTS))
-    bring.add_argument("--prefix", default="", help="safetensors, hf: where the tensors go in the state, as model.")
+    bring.add_argument("--prefix", default="", help="safetensors, hf, universal: where tensors go in the state, as model.")
     for command in (export, bring):
         command.add_argument("path")
         command.add_argument("--allow-pickle", action="store_true", help="run what pickles name: only for files that one trusts")
