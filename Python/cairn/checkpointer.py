@@ -461,6 +461,7 @@ class Checkpointer(History):
             self._link.refuse(save, f"not staged {timeout:g} s after close()")
 
     def forked(self) -> None:
+        """Called in a forked child by the package itself: the child has no session, and leaves the parent's alone."""
         self._link.forget()
         if self._preemption is not None:
             self._preemption.remove()

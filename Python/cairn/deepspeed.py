@@ -38,6 +38,7 @@ OWN = {
 
 
 def own_objects(module: str, name: str) -> bool:
+    """For ``allow_pickle``: whether DeepSpeed itself puts objects of this class into its checkpoints."""
     return (module, name) in OWN
 
 

@@ -34,82 +34,122 @@ class WireError(CairnError):
 
 
 class NotOpen(WireError):
+    """The connection has no session: ``Open`` or ``Attach`` must come first."""
+
     text = "this connection has no session"
 
 
 class AttemptEnded(WireError):
+    """A later launch of the job has the run now; this one's ranks may no longer save. Fields: ``by``, that launch's number."""
+
     text = "a later launch of this job has taken over the run; this one may no longer save"
 
 
 class RankTaken(WireError):
+    """Another live process holds this rank of the run. Fields: ``pid``, that process's."""
+
     text = "another live process holds this rank of the run"
 
 
 class UnknownLayout(WireError):
+    """The daemon has no such layout (it was restarted): register it again. Fields: ``layout``."""
+
     text = "the daemon does not know this layout"
 
 
 class UnknownSave(WireError):
+    """The daemon has no such save. Fields: ``save``."""
+
     text = "the daemon does not know this save"
 
 
 class Busy(WireError):
+    """Too many saves of this rank are not staged yet. Nothing was taken, the call may be repeated. Fields: ``step``."""
+
     text = "too many saves of this rank are not staged yet; nothing was taken, the call may be repeated"
 
 
 class TooLarge(WireError):
+    """More than a limit of the daemon's allows. Fields: ``bytes`` and ``limit``, in bytes."""
+
     text = "more than the daemon's limit; raise limits in cairnd.yaml or send less"
 
 
 class LeaseLost(WireError):
+    """A tier that has not answered may still write into this lease: another one must be taken. Fields: ``segment``."""
+
     text = "a tier that did not answer may still write into this lease"
 
 
 class NoSuchRun(WireError):
+    """There is no such run, or none that this user may see. Fields: ``run``."""
+
     text = "no such run, or none that this user may see"
 
 
 class NoSuchStep(WireError):
+    """The run has no such step, or none at all. Fields: ``step``, or None."""
+
     text = "no such step in this run"
 
 
 class NotWhole(WireError):
+    """Parts of the step are missing. Fields: ``step``, and ``missing``, the ranks."""
+
     text = "the step is not whole: ranks are missing"
 
 
 class Corrupt(WireError):
+    """Stored bytes are not what was staged, by their CRC32C. Fields: ``path``, and ``block``, counted in 256 KiB."""
+
     text = "stored bytes do not match their checksum"
 
 
 class NoSpace(WireError):
+    """A tier is full. Fields: ``tier``, and ``needed`` and ``available`` in bytes."""
+
     text = "a tier has no space left"
 
 
 class TierDown(WireError):
+    """A tier does not answer, or cannot be used. Fields: ``tier``, ``reason``."""
+
     text = "a tier does not answer"
 
 
 class NotPermitted(WireError):
+    """This user may not do that. Fields: ``reason``."""
+
     text = "not permitted"
 
 
 class InvalidShard(WireError):
+    """The daemon refused a tensor. Fields: ``name``, ``reason``."""
+
     text = "the daemon refused a tensor"
 
 
 class TimedOut(WireError):
+    """The save did not reach a level within the time given. Fields: ``level``."""
+
     text = "the save did not reach the level in time"
 
 
 class Draining(WireError):
+    """The daemon is ending and takes no new saves."""
+
     text = "the daemon is shutting down and takes no new saves"
 
 
 class NotSupported(WireError):
+    """This daemon does not serve that. Fields: ``feature``."""
+
     text = "this daemon does not serve that"
 
 
 class Failed(WireError):
+    """The daemon could not do it. Fields: ``reason``."""
+
     text = "the daemon could not do it"
 
 
