@@ -45,7 +45,7 @@ final class Daemon {
     var sessions: [String: ClientSession] = [:]
     var plans: [Int: PlannedSave] = [:]
     var watchers: [Int: Watcher] = [:]
-    var nextHandle = 1, nextLayout = 1, nextSegment = 1, nextCopy = 1
+    var nextHandle = 1, nextLayout = 1, nextSegment = 1, nextCopy = 1, nextPut = 1
     var leasedBytes = 0
     let clientMemory: ClientMemory
     private let connectionLimit: Int
@@ -60,6 +60,7 @@ final class Daemon {
     var restoring: MemoryCatalog?
     var copies: [Int: (CopyResult) -> Void] = [:]
     var leasesAsked: [Int: (String?) -> Void] = [:]
+    var puts: [Int: (String?) -> Void] = [:]
     /// The record in the `decision` reply being handled, a commit's or a void's: `recordDecision` copies it to the local tier.
     var decisionRecord: [UInt8] = []
 
