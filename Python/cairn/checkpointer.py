@@ -37,6 +37,7 @@ from .saves import Failures, Save, level_named
 from .scopes import Keyed, Scopes, Shared
 from .sending import deliver, send
 from .session import Session, Who
+from .streams import Streams
 from .wire import CHECKPOINT
 
 log = logging.getLogger("cairn")
@@ -72,6 +73,11 @@ class Checkpointer(History):
         on_unavailable: "warn", or "raise" Unavailable at save() when there is no daemon.
         on_failure: "warn", or "raise" CheckpointFailed at the next save() after one that failed.
         max_without_commit: seconds; save() raises NoCommit when nothing was committed for longer.
+        streamed: tensors of the CPU (True, or patterns of names) that go the way of a GPU's: copied by this process into leases,
+            while it trains, instead of read by the daemon. For what the daemon may not read, and for large ones that are not
+            contiguous, which are else copied once more. See Docs/gpu.md.
+        ring_bytes: of the leases that streamed tensors go through, pinned for a GPU; fewer where the daemon lends less. A GPU's
+            optimizer waits until what is left to copy fits it.
         autostart: start a daemon of this user's where none answers, once for all ranks of the node; it stays when they end.
             Default: whether CAIRN_AUTOSTART is 1. See autostart.
     Raises:
@@ -98,6 +104,8 @@ class Checkpointer(History):
         on_unavailable: str = "warn",
         on_failure: str = "warn",
         max_without_commit: float | None = None,
+        streamed: Lazy = None,
+        ring_bytes: int = limits.RING_BYTES,
         autostart: bool | None = None,
     ) -> None:
         self.run = options.check_run(run)
@@ -106,6 +114,7 @@ class Checkpointer(History):
         self._branch = None if branch_from is None else options.branch_of(branch_from)
         self._scopes = Scopes(shared, keyed)
         self._verify = verify_immutable
+        ring_bytes = options.ring_bytes_of(ring_bytes)
         rank = process.number("RANK", rank, 0)
         world_size = process.number("WORLD_SIZE", world_size, 1)
         if not 0 <= rank < world_size:
@@ -128,6 +137,8 @@ class Checkpointer(History):
                 alive._fence_frozen()
 
         self._guard = Guard(fence)
+        self._link = Link(path, who, self._reactions.failed)
+        self._streams = Streams(self._link, ring_bytes)
         self._layouts = Layouts(
             world_size=world_size,
             rank=rank,
@@ -136,6 +147,8 @@ class Checkpointer(History):
             scopes=self._scopes,
             check_replicas=check_replicas,
             node=launch.node(rank, *here, world_size),
+            streamed=streamed,
+            copies=self._streams.copies,
         )
         self.last_restore: Restored | None = None
         """What the last restore() that returned did; None: there was nothing to restore, or there was none."""
@@ -148,7 +161,6 @@ class Checkpointer(History):
         self._closed = False
         self._saving = threading.Lock()
         self._pid = os.getpid()
-        self._link = Link(path, who, self._reactions.failed)
         self._link.start()
         process.register(self)
 
@@ -198,8 +210,8 @@ class Checkpointer(History):
 
         Args:
             step: the training step, 0 or more; the same step may be saved again.
-            state: a tree of dicts, lists and tuples with tensors of any shape (torch on the CPU, DTensor, numpy), plain values, and
-                objects that have state_dict(). Lazy tensors must not change until the fence.
+            state: a tree of dicts, lists and tuples with tensors of any shape (torch, DTensor, numpy), plain values, and objects
+                that have state_dict(). Lazy tensors must not change until the fence.
             level: how far it goes: staged, local, global or committed; default: as ``every`` says, else committed.
             lazy: True or patterns of names: copied after save() has returned; the caller fences (``lock``). Adds to ``guard``.
             metadata: texts stored with the checkpoint.
@@ -236,6 +248,13 @@ class Checkpointer(History):
         self._hand_over(
             save, session, content.held, content.lazy, lambda: self._send(session, content, save, attempt_try, metadata, ranks)
         )
+        stream = content.stream
+        if stream is not None and save.id is not None and not save.free:
+            save._stream = stream
+            self._fenced = self._fenced and not stream.lazy
+            self._streams.start(session, save, stream)
+            if stream.waits:
+                self._link.pass_by(save, stream)
         return save
 
     def _hand_over(
@@ -287,8 +306,13 @@ class Checkpointer(History):
         """Wait, where a save has lazy tensors that are not copied yet."""
         self._fenced = True
         save = self._last
-        if save is not None and save._lazy is not None and not save.free and os.getpid() == self._pid:
+        if save is None or save.free or os.getpid() != self._pid:
+            return
+        stream = save._stream
+        if save._lazy is not None:
             self._link.fence(save)
+        elif stream is not None and stream.lazy:
+            self._link.pass_by(save, stream)
 
     def _warn_unfenced(self, last: Save) -> None:
         """Of a loop that trains between two saves, something fences: else what changes its weights is not what is guarded."""
@@ -457,12 +481,14 @@ class Checkpointer(History):
         if self._preemption is not None:
             self._preemption.remove()
         self._link.close("the checkpointer was closed")
+        self._streams.close()
         if save is not None and not save.free:
             self._link.refuse(save, f"not staged {timeout:g} s after close()")
 
     def forked(self) -> None:
         """Called in a forked child by the package itself: the child has no session, and leaves the parent's alone."""
         self._link.forget()
+        self._streams.forget()
         if self._preemption is not None:
             self._preemption.remove()
         self._saving = threading.Lock()

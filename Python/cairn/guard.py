@@ -121,9 +121,11 @@ class Guard:
         def owned(tensor: Any) -> None:
             if (base is not None and isinstance(tensor, base)) or (ndarray is not None and isinstance(tensor, ndarray)):
                 local = placement.resolve(tensor)
-                if getattr(getattr(local, "device", None), "type", "cpu") != "cpu":
-                    return
-                if not tensors.is_dense(local):
+                # Addresses of all devices of a process are one space.
+                device = getattr(getattr(local, "device", None), "type", "cpu")
+                if device not in tensors.DEVICES or not (
+                    tensors.is_dense(local) or (base is not None and isinstance(local, base) and tensors.fills_run(local))
+                ):
                     return
                 address = tensors.address_of(tensor)
                 if address:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, Protocol
 
-from . import replicas, tensors, tree
+from . import dtypes, limits, placement, replicas, tensors, tree
 from .guard import Guard, Lazy, named_lazy
 from .replicas import Group
 from .scopes import Scopes, Stored
+from .streams import Copies, Source, Stream
 from .tensors import Leaf
 
 Replicated = bool | Sequence[str] | Mapping[str, Sequence[int]] | Callable[[str], bool]
@@ -39,6 +41,7 @@ class Layout:
         self.wandering: set[int] = set()  # of those, the ones whose address is new each time and does not matter
         self.addresses: list[int] = []
         self.rest: tuple[list[Any], list[Any], list[Any]] = ([], [], [])  # shapes, strides, dtypes
+        self.streamed: list[int] = []  # by index, in the order of the file
         self.lazy_tensors: list[int] = []
         self.watched: list[int] = []  # of those, the ones that can change
         self.bytes = 0
@@ -56,13 +59,17 @@ class Layout:
 
 
 class Content:
-    """What one save consists of. ``held`` must live until the save is staged; what ``lazy`` watches must not change either."""
+    """What one save consists of. ``held`` must live until the save is staged; what ``lazy`` watches must not change either, nor
+    what ``stream`` copies, until its copies are ordered."""
 
-    def __init__(self, layout: Layout, objects: list[dict[str, Any]], held: list[Any], lazy: Unchanged | None) -> None:
+    def __init__(
+        self, layout: Layout, objects: list[dict[str, Any]], held: list[Any], lazy: Unchanged | None, stream: Stream | None = None
+    ) -> None:
         self.layout = layout
         self.objects = objects
         self.held = held
         self.lazy = lazy
+        self.stream = stream
 
 
 class Named(Protocol):
@@ -139,7 +146,11 @@ class Layouts:
         scopes: Scopes | None = None,
         check_replicas: bool = False,
         node: Sequence[int] = (),
+        streamed: Lazy = None,
+        copies: dict[Any, Copies] | None = None,
     ) -> None:
+        self._streamed = streamed
+        self._copies = {} if copies is None else copies
         self._world_size = world_size
         self._rank = rank
         self._guard = guard
@@ -174,7 +185,8 @@ class Layouts:
             message: dict[str, Any] = {"name": stored.name, "scope": stored.scope, "bytes": len(stored.data)}
             if stored.key is not None:
                 message["key"] = stored.key
-            if layout.lazy_tensors:  # the rank must live until the fence anyway, and these bytes are not seen by anyone else
+            # The rank must live until the fence anyway, and these bytes are not seen by anyone else.
+            if layout.lazy_tensors or layout.streamed:
                 message["eager"] = False
             message["source"] = {"memory": [{"address": tensors.address_of_bytes(stored.data), "bytes": len(stored.data)}]}
             messages.append(message)
@@ -184,7 +196,28 @@ class Layouts:
         elif layout.watched:
             watched = Unchanged(*([some[index] for index in layout.watched] for some in (flat.tensors, layout.leaves)))
         held = [flat.tensors, tensors.storages(flat.tensors), [stored.data for stored in objects], layout]
-        return Content(layout, messages, held, watched)
+        return Content(layout, messages, held, watched, self._stream(layout, flat.tensors) if layout.streamed else None)
+
+    def _stream(self, layout: Layout, state: Sequence[Any]) -> Stream:
+        leaves = [layout.leaves[index] for index in layout.streamed]
+        taken = [placement.resolve(state[index]).detach() for index in layout.streamed]
+        eager = [place for place, leaf in enumerate(leaves) if leaf.eager]
+        clones: dict[int, Any] = {}
+        waits = sum(leaves[place].bytes for place in eager) > limits.CLONE_BYTES
+        if not waits:
+            try:
+                clones = {place: taken[place].clone() for place in eager}  # as their device's current stream computes on
+            except sys.modules["torch"].OutOfMemoryError:  # of the device: no reason to end the training
+                waits = True
+        watched = None
+        if not waits:
+            taken = [clones.get(place, tensor) for place, tensor in enumerate(taken)]
+            lazy = [place for place, leaf in enumerate(leaves) if not leaf.eager]
+            watched = (
+                Unchanged([state[layout.streamed[place]] for place in lazy], [leaves[place] for place in lazy]) if lazy else None
+            )
+        sources = [Source(leaf.name, tensor, leaf.bytes) for leaf, tensor in zip(leaves, taken, strict=True)]
+        return Stream(sources, self._copies, watched, waits=waits, lazy=watched is not None)
 
     def _same(self, layout: Layout, flat: tree.Flat, lazy: Lazy) -> bool:
         wanted = lazy if lazy is None or isinstance(lazy, bool) else tuple(lazy)
@@ -209,13 +242,21 @@ class Layouts:
     def _make(self, flat: tree.Flat, lazy: Lazy, before: Layout | None, ranks: Ranks) -> Layout:
         layout = Layout(flat, lazy, self._guard.signature(), ranks, self._scopes)
         self._guard.refresh()
-        layout.leaves = [tensors.describe(name, tensor) for name, tensor in zip(layout.outline.names, flat.tensors, strict=True)]
+        layout.leaves = [
+            tensors.describe(name, tensor, named_lazy(name, self._streamed))
+            for name, tensor in zip(layout.outline.names, flat.tensors, strict=True)
+        ]
         addresses, *rest = tensors.signatures(flat.tensors, flat)
         layout.addresses, layout.rest = addresses, (rest[0], rest[1], rest[2])
         comparable = before is not None and before.tokens == flat.tokens and before.rest == layout.rest
         taking: dict[int, tuple[Group, Group | None]] = {}
         for leaf in layout.leaves:
             self._decide(leaf, lazy, ranks, taking)
+        if any(leaf.streamed for leaf in layout.leaves):
+            small = [leaf for leaf in layout.leaves if not leaf.eager and not leaf.streamed]
+            if sum(leaf.bytes for leaf in small) <= limits.SMALL_LAZY_BYTES:
+                for leaf in small:
+                    leaf.eager = True
         aliases = self._assign(layout, rest)
         tied = set(aliases.values())
         first: dict[tuple[Any, ...], str] = {}
@@ -226,7 +267,13 @@ class Layouts:
             kept = before.leaves[index].scratch if comparable and before is not None else None
             if not is_mine and not is_copied:
                 leaf.scratch = None
-            if leaf.scratch is None and leaf.eager and comparable and before is not None and leaf.bytes:
+            if leaf.streamed:
+                # Where it lies does not matter to the daemon. What an optimizer owns is looked at by address, though.
+                known = before if comparable else None
+                moved = known is not None and (known.addresses[index] != addresses[index] or index in known.wandering)
+                if moved and leaf.eager and index not in aliases and leaf.name not in tied:
+                    layout.wandering.add(index)
+            elif leaf.scratch is None and leaf.eager and comparable and before is not None and leaf.bytes:
                 moved = before.addresses[index] != addresses[index] or index in before.wandering
                 is_tied = index in aliases or leaf.name in tied  # its ties would not be looked at again
                 if moved and not is_tied and tensors.fits_scratch(leaf, used):
@@ -246,12 +293,16 @@ class Layouts:
                 layout.scratched.append(index)
             if is_mine and self._is_stored(leaf):
                 layout.stored.append(leaf)
+                if leaf.streamed:
+                    layout.streamed.append(index)
             elif is_copied and leaf.bytes:
                 layout.copied.append(leaf)
+        # As the daemon orders a file (CairnStore's Layout): larger elements first, a complex128 counting as a pair.
+        layout.streamed.sort(key=lambda index: -min(8, dtypes.BYTES[layout.leaves[index].dtype]))
         layout.lazy_tensors = [
             index
             for index, leaf in enumerate(layout.leaves)
-            if not leaf.eager and (leaf.owner in (None, self._rank) or leaf.copier == self._rank)
+            if not leaf.eager and not leaf.streamed and (leaf.owner in (None, self._rank) or leaf.copier == self._rank)
         ]
         layout.watched = [index for index in layout.lazy_tensors if layout.leaves[index].kind != "jax"]
         layout.bytes = sum(leaf.bytes for leaf in layout.stored)
@@ -264,7 +315,8 @@ class Layouts:
         takes part."""
         if leaf.scratch is None:
             immutable = leaf.kind == "jax"
-            leaf.eager = not (immutable or named_lazy(leaf.name, lazy) or self._guard.owns(leaf.address, leaf.bytes))
+            is_owned = leaf.is_run and self._guard.owns(leaf.address, leaf.bytes)
+            leaf.eager = not (immutable or named_lazy(leaf.name, lazy) or is_owned)
         if leaf.group is not None:
             self._share(leaf, leaf.group, ranks, taking)
         if leaf.distributed or self._world_size == 1:

@@ -73,6 +73,33 @@ LEAST_LEASE_BYTES = 1 << 20
 LEASE_RETRY_SECONDS = 0.1
 """Where the daemon has lent nearly all to other ranks, a smaller lease is taken; below this, wait for theirs to come back."""
 
+RING_BYTES = 64 << 20
+RING_SLOTS = 4
+RING_SLOT_BYTES = 32 << 20
+"""What streamed tensors go through: at least so many leases, of at most so many bytes each. While one is filled, others are
+copied on by the daemon. A larger ring lets a GPU's optimizer go on sooner: when what is left to copy fits it."""
+
+RING_LEAST_BYTES = 4 << 20
+RING_MOST_BYTES = 2 << 30
+"""64 leases of a session, of which a restore needs some."""
+
+RING_SHARE = 2
+"""All rings of a node together take at most one in so many of the bytes that its daemon lends: restores need the others."""
+
+BOX_BYTES = 4 << 20
+"""A streamed tensor whose elements are not in order is copied in boxes of at most this."""
+
+PIECES_PER_PUT = 8192
+"""As the daemon takes them (DaemonLimits.piecesPerPut)."""
+
+CLONE_BYTES = 256 << 20
+"""Streamed tensors that no guarded optimizer owns are first copied on their own device, if they are this small together; else
+save() waits until they are copied for good."""
+
+SMALL_LAZY_BYTES = 4 << 20
+"""Beside streamed tensors, lazy ones of the CPU this small together are copied before save() returns, as the step counters of an
+optimizer whose other state is on a GPU: the fence then waits on the GPU only."""
+
 LEASE_ALIGNMENT = 4096
 """Each box is assumed to begin at a multiple of this in a lease, so that what is asked for always fits."""
 

@@ -17,6 +17,7 @@ from typing import Any
 from . import errors, limits
 from .saves import ORDER, Save
 from .session import Session, Who
+from .streams import Stream
 
 log = logging.getLogger("cairn")
 
@@ -103,9 +104,22 @@ class Link:
         with self.changed:
             return [save for save in self._saves.values() if not save.done]
 
+    def fail(self, save: Save, reason: str) -> None:
+        """End a save that cannot go on, unless it has ended."""
+        self._fail(save, reason)
+
     def fence(self, save: Save) -> None:
         """Wait until ``save`` is staged or failed; give up when nothing of it was staged for the daemon's fence bound."""
-        if save.free:
+        self._wait(save, lambda: save.free)
+
+    def pass_by(self, save: Save, stream: Stream) -> None:
+        """As ``fence``, of a save all of whose lazy tensors are streamed: wait until each copy is enqueued, and let the caller's
+        current streams wait for the last."""
+        self._wait(save, lambda: save.free or stream.enqueued)
+        stream.order()
+
+    def _wait(self, save: Save, is_free: Callable[[], bool]) -> None:
+        if is_free():
             return
         session = self.session
         if session is not None and save.id is not None:
@@ -114,7 +128,7 @@ class Link:
             session = self.session
             bound = session.fence_seconds if session is not None else limits.FENCE_SECONDS
             mark, deadline = save._progress, time.monotonic() + bound
-            while not save.free:
+            while not is_free():
                 left = deadline - time.monotonic()
                 if left <= 0:
                     if save._progress == mark:
@@ -122,7 +136,7 @@ class Link:
                     mark, deadline = save._progress, time.monotonic() + bound
                     continue
                 self.changed.wait(min(left, 1.0))
-            if save.free:
+            if is_free():
                 return
         reason = f"nothing of it was staged for {bound:g} s"
         if session is not None:

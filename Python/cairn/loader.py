@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import sys
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from . import dtypes, errors, limits, tensors
+from . import dtypes, errors, limits, streams, tensors
 from .plan import NEAR, Target, rows
 from .session import Lease, Session
 from .wire import CHECKPOINT
@@ -59,6 +60,9 @@ class Loader:
 
     def _load(self, targets: list[Target]) -> None:
         self._widen(sum(target.bytes for target in targets))
+        if any(map(_is_on_gpu, targets)):
+            for lease in self._leases:
+                streams.pin(lease)
         asked: deque[Batch] = deque()
         with self._session.loads_lock:
             try:
@@ -139,6 +143,13 @@ class Loader:
         reply, _ = self._session.loads.receive(timeout=limits.LOAD_SECONDS)
         self.tiers.add(str(reply.get("tier", "")))
         pieces = iter(reply["placed"])
+        try:
+            self._empty(batch, pieces)
+        finally:
+            for device in {target.keep.device for _, target, _, _ in batch.boxes if _is_on_gpu(target)}:
+                sys.modules["torch"].cuda.current_stream(device).synchronize()  # the lease is the daemon's again
+
+    def _empty(self, batch: Batch, pieces: Iterator[dict[str, Any]]) -> None:
         lease = batch.lease
         for box, target, begin, count in batch.boxes:
             done, item = 0, dtypes.BYTES[target.dtype]
@@ -154,7 +165,6 @@ class Loader:
                     tensors.move(target.address + begin + done, lease.address + offset, size)
                 done += size
             self.bytes += count
-
     def _forgo(self, count: int) -> None:
         """Take the replies that are still to come, so that the next call gets its own."""
         for _ in range(count):
@@ -164,3 +174,7 @@ class Loader:
                 continue
             except errors.CairnError:
                 return  # the connection is gone
+
+
+def _is_on_gpu(target: Target) -> bool:
+    return target.cast and getattr(target.keep, "is_cuda", False) is True

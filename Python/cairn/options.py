@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from . import limits
+
 _RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _BRANCH = re.compile(r"(?P<run>[^@]+)(?:@(?P<step>\d{1,18})(?:\.(?P<attempt>\d{1,9})-(?P<count>\d{1,9}))?)?")
 _EVERY = {"global": "committed", "local": "local", "memory": "staged"}
@@ -22,6 +24,13 @@ def wants_raise(name: str, value: str) -> bool:
     if value not in ("warn", "raise"):
         raise ValueError(f"{name} is 'warn' or 'raise', not {value!r}")
     return value == "raise"
+
+
+def ring_bytes_of(count: int) -> int:
+    least, most = limits.RING_LEAST_BYTES, limits.RING_MOST_BYTES
+    if not least <= count <= most:
+        raise ValueError(f"ring_bytes is {least} to {most}, not {count!r}")
+    return count
 
 
 class Every:

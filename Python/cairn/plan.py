@@ -32,7 +32,7 @@ class Only(dict[Any, Any]):
 class Target:
     """A box of a stored tensor and the memory it goes to. ``offsets`` of None: the whole; one of them, of a tensor that has not one
     dimension: a range of its elements. ``bytes`` are the stored ones. ``keep`` has the memory; ``cast``: it is a dense tensor of
-    another dtype, and they are converted into it."""
+    another dtype, or of another device than the CPU, and they are converted into it."""
 
     name: str
     rank: int | None
@@ -353,8 +353,10 @@ class Planner:
         self.found.add(stored.name)
         local = placement.resolve(tensor)
         device = getattr(getattr(local, "device", None), "type", "cpu")
-        if device != "cpu" and not isinstance(local, _ndarray()):
-            raise UnsupportedTensor(f"tensor '{path}' is on '{device}': this version restores into CPU tensors")
+        if device not in tensors.DEVICES and not isinstance(local, _ndarray()):
+            raise UnsupportedTensor(
+                f"tensor '{path}' is on '{device}': this version restores into tensors of {' and '.join(tensors.DEVICES)}"
+            )
         if part is None:
             placement.check(path, tensor)
         whole, offsets, shape = part or placement.box_of(tensor)
@@ -369,7 +371,7 @@ class Planner:
         cast = dtype != stored.dtype
         if cast and not (self._cast and dtype is not None and dtypes.can_cast(stored.dtype, dtype)):
             self.plan.different.append(f"tensor '{path}' is {dtype}, but {stored.dtype} was saved")
-        if cast and not tensors.can_convert(local, stored.dtype):
+        if (cast or device != "cpu") and not tensors.can_convert(local, stored.dtype):
             raise UnsupportedTensor(f"tensor '{path}' was saved as {stored.dtype}, which this library cannot convert to {dtype}")
         if size == 0:
             return
@@ -381,10 +383,11 @@ class Planner:
                 self.plan.fills.append((tensor, first[1]))
             return
         source = local if buffer is None else buffer
+        converts = cast or (device != "cpu" and buffer is None)
         self._first[key] = (address, source)
         box = None if shape == whole else offsets
         self.plan.targets.append(
-            Target(stored.name, stored.rank, stored.dtype, box, shape, address, source, size, stored.source, cast)
+            Target(stored.name, stored.rank, stored.dtype, box, shape, address, source, size, stored.source, converts)
         )
         if buffer is not None:
             self.plan.fills.append((tensor, buffer))

@@ -68,7 +68,7 @@ def assign(leaves: Sequence[Leaf], rank: int, node: Sequence[int]) -> None:
     for leaf in leaves:
         leaf.owner = writers[leaf.name]
         leaf.is_far = leaf.owner not in here and leaf.owner != rank
-        if leaf.is_far and here:
+        if leaf.is_far and here and not leaf.streamed:  # what is put is put once
             foreign.append(leaf)
     near = {id(leaf.group): tuple(each for each in leaf.group or () if each in here) for leaf in _one_of_each(foreign)}
     copiers = owners((leaf.name, leaf.bytes, near[id(leaf.group)]) for leaf in foreign)
@@ -113,6 +113,8 @@ def checks(leaves: Sequence[Leaf], state: Sequence[Any]) -> list[tuple[str, byte
 
 def _crc(tensor: Any) -> int:
     local = placement.resolve(tensor)
+    if getattr(getattr(local, "device", None), "type", "cpu") != "cpu":
+        local = local.detach().cpu()
     if not tensors.is_dense(local):
         local = local.resolve_conj().resolve_neg().contiguous() if hasattr(local, "resolve_conj") else local.copy(order="C")
     count = int(local.nbytes)

@@ -11,10 +11,13 @@ import time
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from . import limits
 from .errors import CheckpointFailed, LevelNotAsked, Unavailable
+
+if TYPE_CHECKING:
+    from .streams import Stream
 
 LEVELS = ("accepted", "staged", "local", "global", "committed")
 ORDER = {level: order for order, level in enumerate(LEVELS)}
@@ -77,6 +80,7 @@ class Save:
         # The client's own: what must live until staged, what of it the caller must not change, and signs of life.
         self._held: list[Any] = []
         self._lazy: Watched | None = None
+        self._stream: Stream | None = None
         self._progress = 0
         self._began_ns = time.monotonic_ns()
         self._staged_ns: int | None = None
@@ -128,7 +132,7 @@ class Save:
                 return
             self.level = level
             self._staged_ns = self._staged_ns or monotonic_ns
-            self._held, self._lazy = [], None
+            self._held, self._lazy, self._stream = [], None, None
             due = [name for name in LEVELS[1 : ORDER[level] + 1] if not self._futures[name].done()]
             above = list(LEVELS[ORDER[self.upto] + 1 :]) if self.done else []
         for name in due:
@@ -144,7 +148,7 @@ class Save:
                 return False
             self.level = "failed"
             self.reason = reason
-            self._held, self._lazy = [], None
+            self._held, self._lazy, self._stream = [], None, None
             due = [future for future in self._futures.values() if not future.done()]
         for future in due:
             future.set_exception(CheckpointFailed(self.step, reason, self.id))
@@ -153,7 +157,7 @@ class Save:
     def _abandon(self, reason: str) -> None:
         """Nobody will tell how it went on: what is not reached by now stays unknown."""
         with self._lock:
-            self._held, self._lazy = [], None
+            self._held, self._lazy, self._stream = [], None, None
             due = [future for future in self._futures.values() if not future.done()]
         for future in due:
             future.set_exception(Unavailable(f"step {self.step} was {self.level} when the link ended: {reason}"))

@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import mmap
 import os
+import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -46,8 +47,13 @@ class Lease:
             os.close(descriptor)
         self._anchor: Any = ctypes.c_char.from_buffer(self._map)
         self.address = ctypes.addressof(self._anchor)
+        self.pinned = False
+        """For a GPU's copies; see streams.pin."""
 
     def close(self) -> None:
+        if self.pinned:
+            self.pinned = False
+            sys.modules["torch"].cuda.cudart().cudaHostUnregister(self.address)
         self._anchor = None
         with contextlib.suppress(BufferError):  # someone still looks at it: the garbage collector unmaps it later
             self._map.close()
@@ -64,6 +70,7 @@ class Session:
         self._reads_only = reads_only
         self.calls_lock = threading.Lock()
         self.loads_lock = threading.Lock()
+        self.puts_lock = threading.Lock()
         self.leases: list[Lease] = []
         self._open: list[Connection] = []
         self._is_shut = False
@@ -101,11 +108,10 @@ class Session:
             self.calls.message_bytes = self.limits.get("messageBytes")
             if wants_memory:
                 self._pass_memory(path)
-            self.loads = self._attach(path)
-            self.loads.message_bytes = self.calls.message_bytes
+            self.loads = self.attach()
             if self._reads_only:
                 return
-            self.watch = self._attach(path)
+            self.watch = self.attach()
             self.watch.send(CHECKPOINT + "Watch", {"run": who.run, "rank": who.rank}, more=True)
         except BaseException:
             self.shut()
@@ -139,24 +145,26 @@ class Session:
         with self.loads_lock:
             return self.loads.call(CHECKPOINT + method, parameters, timeout=timeout)
 
-    def take_leases(self, count: int, wanted: int) -> list[Lease]:
-        """Up to ``count`` leases, of ``wanted`` bytes or less where other ranks have most of what the daemon lends.
+    def take_leases(self, count: int, wanted: int, into: list[Lease] | None = None) -> list[Lease]:
+        """Up to ``count`` leases, of ``wanted`` bytes or less where other ranks have most of what the daemon lends; ``into``: the
+        list that has them, by default that of the restore's.
 
         Raises:
-            TooLarge: the daemon lends nothing for longer than a call may take, and this session has none.
+            TooLarge: the daemon lends nothing for longer than a call may take, and the list has none.
         """
         taken: list[Lease] = []
+        into = self.leases if into is None else into
         deadline = time.monotonic() + limits.CALL_SECONDS
         while len(taken) < count:
             try:
                 lease = self._lease(wanted)
                 taken.append(lease)
-                self.leases.append(lease)
+                into.append(lease)
             except errors.TooLarge as refusal:
                 left = int(refusal.parameters.get("limit", 0)) // limits.LEASE_ALIGNMENT * limits.LEASE_ALIGNMENT
                 if limits.LEAST_LEASE_BYTES <= left < wanted:
                     wanted = left
-                elif self.leases:
+                elif into:
                     break
                 elif time.monotonic() > deadline:
                     raise
@@ -172,6 +180,13 @@ class Session:
             with contextlib.suppress(errors.CairnError):
                 self.load_call("Release", {"segment": lease.segment})
 
+    def attach(self) -> Connection:
+        """A further connection of this session."""
+        connection = self._connect(self.path)
+        connection.call(CHECKPOINT + "Attach", {"session": self.id}, timeout=limits.CONNECT_SECONDS)
+        connection.message_bytes = self.calls.message_bytes
+        return connection
+
     def is_hung_up(self) -> bool:
         return self._is_shut or self.calls.is_hung_up()
 
@@ -184,7 +199,7 @@ class Session:
     def shut(self) -> None:
         """Hang up, wait until no other thread uses the connections, and close them. Leases belong to their restore."""
         self.hang_up()
-        with self.calls_lock, self.loads_lock:
+        with self.calls_lock, self.loads_lock, self.puts_lock:
             self.forget()
 
     def forget(self) -> None:
@@ -197,11 +212,6 @@ class Session:
         self._open.append(connection)
         if self._is_shut:  # between the two lines above, or before them
             connection.shutdown()
-        return connection
-
-    def _attach(self, path: str) -> Connection:
-        connection = self._connect(path)
-        connection.call(CHECKPOINT + "Attach", {"session": self.id}, timeout=limits.CONNECT_SECONDS)
         return connection
 
     def _lease(self, count: int) -> Lease:

@@ -1,7 +1,8 @@
 """Where a tensor's bytes live and what part of a global tensor they are.
 
-Contiguous CPU tensors are read by the daemon where they are. Others are copied by this client, before each save, into a kept
-buffer of the same shape (`scratch`), so they are eager by nature.
+Contiguous CPU tensors are read by the daemon where they are. Others of the CPU are copied by this client, before each save, into a
+kept buffer of the same shape (`scratch`), so they are eager by nature. A GPU's are streamed (see streams), as those of the CPU that
+the caller names.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ class Flat(Protocol):
     arrays: bool
 
 
+DEVICES = ("cpu", "cuda")
+"""Whose tensors are saved, and restored into. torch calls AMD's "cuda" too."""
+
 PAGE = 4096
 LARGE_PAGE = 2 << 20
 MADV_HUGEPAGE = 14
@@ -43,6 +47,8 @@ class Leaf:
     bytes: int
     address: int
     tensor: Any
+    streamed: bool = False  # this client puts the bytes: the address is that of another device, or does not matter
+    is_run: bool = True  # its elements fill one run of memory, in whatever order
     scratch: Any = None
     extents: list[tuple[int, int]] | None = None  # addresses and bytes, in order, where it is not one run of memory
     global_shape: tuple[int, ...] | None = None
@@ -62,6 +68,9 @@ class Leaf:
             shard["globalShape"], shard["offsets"] = self.global_shape, self.offsets
         if self.private:
             shard["private"] = True
+        if self.streamed:
+            shard["source"] = {"streamed": True}
+            return shard
         if not self.eager:
             shard["eager"] = False
         extents = [(self.address, self.bytes)] if self.extents is None or self.scratch is not None else self.extents
@@ -91,8 +100,9 @@ def address_of(tensor: Any) -> int:
     return int(resolve(tensor).data_ptr())
 
 
-def describe(name: str, tensor: Any) -> Leaf:
-    """What is to be saved of ``tensor``, a torch tensor, DTensor, FlatShard, numpy array or jax's.
+def describe(name: str, tensor: Any, streamed: bool = False) -> Leaf:
+    """What is to be saved of ``tensor``, a torch tensor, DTensor, FlatShard, numpy array or jax's; ``streamed``: torch's are
+    streamed as a GPU's, though they are on the CPU.
 
     Raises:
         UnsupportedTensor: it is on another device, sparse, quantized, partial, or without memory of its own.
@@ -106,7 +116,7 @@ def describe(name: str, tensor: Any) -> Leaf:
         return _numpy_leaf(name, tensor)
     local = resolve(tensor)
     device = local.device.type
-    if device != "cpu":
+    if device not in DEVICES:
         why = "has no data" if device == "meta" else f"is on '{device}', which this version cannot save: move a copy to the CPU"
         raise UnsupportedTensor(f"tensor '{name}' {why}")
     if str(local.layout) != "torch.strided":
@@ -126,7 +136,10 @@ def describe(name: str, tensor: Any) -> Leaf:
     leaf = Leaf(name, "torch", dtype, tuple(local.shape), size, address, tensor)
     if is_distributed(tensor):
         place(leaf, tensor)
-    if size and not is_dense(local):
+    leaf.streamed = (streamed or device != "cpu") and size > 0
+    if leaf.streamed:
+        leaf.is_run = fills_run(local)
+    elif size and not is_dense(local):
         torch = sys.modules["torch"]
         keep(leaf, torch.empty(leaf.shape, dtype=local.dtype))
     return leaf
@@ -215,7 +228,7 @@ def storages(tensors: Sequence[Any]) -> list[Any]:
 
 
 def writer(tensor: Any) -> tuple[int, Any]:
-    """Where a restore may put a tensor's bytes: its own address, or, where it is not contiguous, a buffer and 0.
+    """Where a restore may put a tensor's bytes: its own address, or, where it is not contiguous, a buffer of the CPU.
 
     Returns (address, buffer): with a buffer, ``fill`` must copy it into the tensor once it is full.
     """
@@ -243,7 +256,7 @@ def fill(tensor: Any, buffer: Any) -> None:
 
 def convert(target: Any, begin: int, address: int, size: int, dtype: str) -> None:
     """Convert ``size`` bytes of ``dtype`` at ``address`` into elements of ``target``, which is dense, from the one numbered
-    ``begin`` on. Numbers are rounded as by torch's copy_() or numpy's copyto()."""
+    ``begin`` on. Numbers are rounded as by torch's copy_() or numpy's copyto(). Of a GPU's: its current stream does it later."""
     raw = (ctypes.c_char * size).from_address(address)
     end = begin + size // dtypes.BYTES[dtype]
     if isinstance(target, _ndarray()):
@@ -251,7 +264,7 @@ def convert(target: Any, begin: int, address: int, size: int, dtype: str) -> Non
         numpy.copyto(target.reshape(-1)[begin:end], numpy.frombuffer(raw, dtype=dtypes.to_numpy(dtype)), casting="unsafe")
         return
     torch: Any = sys.modules["torch"]
-    target.detach().view(-1)[begin:end].copy_(torch.frombuffer(raw, dtype=dtypes.to_torch(dtype)))
+    target.detach().view(-1)[begin:end].copy_(torch.frombuffer(raw, dtype=dtypes.to_torch(dtype)), non_blocking=True)
 
 
 def can_convert(target: Any, dtype: str) -> bool:
@@ -291,6 +304,17 @@ def move(target: int, source: int, count: int) -> None:
 def address_of_bytes(data: bytes) -> int:
     """The address of a bytes object's content; it stays where it is while the object is held."""
     return ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p).value or 0
+
+
+def fills_run(tensor: Any) -> bool:
+    """Whether a torch tensor's elements fill one run of memory, in whatever order, as in channels_last."""
+    expected = 1
+    for stride, length in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if length != 1:
+            if stride != expected:
+                return False
+            expected *= length
+    return True
 
 
 def fits_scratch(leaf: Leaf, used: int) -> bool:

@@ -46,6 +46,10 @@ class Splitter:
     def feed(self, data: bytes) -> None:
         self._buffer += data
 
+    @property
+    def pending(self) -> bool:
+        return bool(self._buffer)
+
     def next(self) -> bytes | None:
         """The next whole message without its NUL, or None."""
         end = self._buffer.find(b"\0", self._seen)
@@ -165,6 +169,15 @@ class Connection:
                 raise self._broken("waiting for a reply", failure) from failure
             except OSError as failure:
                 raise self._broken("waiting for a reply", failure) from failure
+
+    def has_input(self) -> bool:
+        """Whether ``receive`` would find something, or the end, without waiting for it to begin."""
+        poll = select.poll()
+        number = self._socket.fileno()
+        if self._splitter.pending or number < 0:
+            return True
+        poll.register(number, select.POLLIN | select.POLLRDHUP)
+        return bool(poll.poll(0))
 
     def take_descriptors(self) -> list[int]:
         """The descriptors received so far; the caller owns them."""

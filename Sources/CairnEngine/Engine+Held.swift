@@ -39,7 +39,7 @@ extension Engine {
         begin(rankSave, request)
     }
 
-    private var heldChunks: Int { rankSaves.values.reduce(0) { $0 + ($1.isHeld ? $1.slots.count - $1.givenBack : 0) } }
+    var heldChunks: Int { rankSaves.values.reduce(0) { $0 + ($1.isHeld ? $1.slots.count - $1.givenBack : 0) } }
 
     func heldSave(_ key: RankSaveKey) -> RankSave? { rankSaves.values.first { $0.isHeld && $0.failure == nil && $0.key == key } }
 

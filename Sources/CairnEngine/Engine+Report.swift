@@ -49,6 +49,14 @@ extension Engine {
     /// Its worker is up and does not owe a reply for long; one that only starts may hang as well.
     public func answers(_ tier: Tier) -> Bool { isHealthy(tier) }
 
+    /// This session's save of that id, held or not, which is or was being staged; `failure`: why it will not be.
+    public func saving(session token: SessionToken, save: SaveID) -> (handle: Int, failure: String?)? {
+        guard let session = sessions[token] else { return nil }
+        let key = RankSaveKey(run: session.run, save: save, rank: session.rank)
+        let found = rankSaves.values.first { $0.session == token && $0.key == key && !$0.isStaged }
+        return found.map { ($0.handle, $0.failure) }
+    }
+
     public func knows(handle: Int) -> Bool { rankSaves[handle] != nil }
     public func key(ofHandle handle: Int) -> RankSaveKey? { rankSaves[handle]?.key }
     /// How far this rank save is to go by now: a promotion raises it.

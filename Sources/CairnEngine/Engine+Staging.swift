@@ -74,6 +74,9 @@ extension Engine {
             reply(request.call, .saved(rankSave.key.save, bytes: rankSave.fileBytes))
         }
         rankSave.stagerKnows = true
+        rankSave.streamed = request.streamedFrom
+        rankSave.streamedFrom = request.streamedFrom
+        rankSave.later = rankSave.unassigned.count - request.eagerChunks.count
         actions.append(.stager(.begin(request.staging)))
         stagingTurn.append(rankSave.handle)
         tell(rankSave, .accepted)
@@ -176,22 +179,37 @@ extension Engine {
     func assignChunks() {
         guard stagerUp, !stagingTurn.isEmpty else { return }
         var assigned: [ChunkAssignment] = []
-        var idle = 0
+        var idle = 0, streaming = streamingSlots
         // One chunk a turn, so that ranks are served alike.
         while idle < stagingTurn.count, !stagingTurn.isEmpty {
             let handle = stagingTurn.removeFirst()
             guard let rankSave = rankSaves[handle], rankSave.failure == nil, !rankSave.unassigned.isEmpty else { idle = 0; continue }
             stagingTurn.append(handle)
-            guard rankSave.outstanding < limits.assignedPerRank else { idle += 1; continue }
+            let uid = rankSave.key.run.uid
+            guard rankSave.outstanding < limits.assignedPerRank, !rankSave.awaitsPut, rankSave.streamedFrom == nil || mayHold(streaming, uid) else {
+                idle += 1
+                continue
+            }
             guard let chunk = rankSave.unassigned.last, let slot = takeSlot(handle: handle, chunk: chunk) else { break }
             rankSave.unassigned.removeLast()
             rankSave.slots[chunk] = slot
             rankSave.outstanding += 1
+            if rankSave.streamedFrom != nil { streaming[uid, default: 0] += 1 }
             pool.hold(slot)
             assigned.append(ChunkAssignment(handle: handle, chunk: chunk, slot: slot))
             idle = 0
         }
         if !assigned.isEmpty { actions.append(.stager(.stage(assigned))) }
+    }
+
+    /// Slots of each user that wait for bytes which their ranks have yet to put.
+    private var streamingSlots: [UInt32: Int] {
+        rankSaves.values.reduce(into: [:]) { if $1.streamedFrom != nil { $0[$1.key.run.uid, default: 0] += $1.outstanding } }
+    }
+
+    /// One more: a rank may never put them, and others must be served meanwhile.
+    private func mayHold(_ streaming: [UInt32: Int], _ uid: UInt32) -> Bool {
+        streaming[uid, default: 0] < limits.slots - limits.slots / 4 && streaming.values.reduce(0, +) + heldChunks < limits.slots - limits.streamedReserve
     }
 
     func chunkStaged(_ staged: ChunkStaged) {
@@ -321,7 +339,8 @@ extension Engine {
         for handle in rankSaves.keys.sorted() {
             guard let rankSave = rankSaves[handle], rankSave.failure == nil, !rankSave.isStaged,
                   now - rankSave.progressAt > ms(limits.fenceMs) else { continue }
-            let why = pool.freeCount == 0
+            let isNotPut = rankSave.streamedFrom != nil && (rankSave.awaitsPut || rankSave.unassigned.isEmpty)
+            let why = isNotPut ? "the rank put nothing more of what it streams" : pool.freeCount == 0
                 ? "the pool is full and no tier frees it (see `cairn status`)"
                 : "the rank's memory could not be read"
             failRankSave(rankSave, "nothing was staged for \(limits.fenceMs / 1000) s: \(why)")

@@ -59,6 +59,7 @@ public final class Engine {
         case .open(let request): open(request)
         case .sessionEnded(let token, let reason): endSession(token, reason: reason)
         case .save(let request): save(request)
+        case .put(let handle, let streamedFrom): rankSaves[handle]?.streamedFrom = streamedFrom
         case .discard(let handle): discardHeld(handle)
         case .hungUp(let token): sessionHungUp(token)
         case .wait(let call, let run, let save, let rank, let level, let deadline):
@@ -169,7 +170,7 @@ public final class Engine {
         case .stageFailed(let handle, let kind, let text): stageFailed(handle, kind: kind, text: text)
         case .cancelled(let handle, let busy): cancelled(handle, busySlots: busy)
         case .slotFree(let slot): slotFree(slot)
-        case .memoryAttached, .leased, .leaseFailed, .copiedOut, .copyFailed, .changed: break   // main's own affair
+        case .memoryAttached, .putDone, .putFailed, .leased, .leaseFailed, .copiedOut, .copyFailed, .changed: break   // main's own affair
         }
     }
 

@@ -32,11 +32,16 @@ public struct SaveRequest: Sendable {
     public var isHeld: Bool
     /// It is made of a held save.
     public var sealing: Sealing?
+    /// Where the first byte that the rank streams lies in the file: no chunk from there on is given a slot before its bytes come, but those with
+    /// eager ones. Nil: it streams none.
+    public var streamedFrom: Int?
     public init(call: CallID, session: SessionToken, handle: Int, step: Int, attemptTry: Int, upto: Level, staging: BeginStaging,
-                eagerChunks: [Int], waitsForEager: Bool, participants: [Int]? = nil, isCopies: Bool = false, isHeld: Bool = false, sealing: Sealing? = nil) {
+                eagerChunks: [Int], waitsForEager: Bool, participants: [Int]? = nil, isCopies: Bool = false, isHeld: Bool = false, sealing: Sealing? = nil,
+                streamedFrom: Int? = nil) {
         self.call = call; self.session = session; self.handle = handle; self.step = step; self.attemptTry = attemptTry
         self.upto = upto; self.staging = staging; self.eagerChunks = eagerChunks; self.waitsForEager = waitsForEager
         self.participants = participants; self.isCopies = isCopies; self.isHeld = isHeld; self.sealing = sealing
+        self.streamedFrom = streamedFrom
     }
 }
 
@@ -45,6 +50,8 @@ public enum Event: Sendable {
     /// The session's process is gone, it closed, or a newer one replaced it.
     case sessionEnded(SessionToken, reason: String)
     case save(SaveRequest)
+    /// The rank puts streamed bytes of its save; the next one that is missing lies there in the file. Nil: none is.
+    case put(handle: Int, streamedFrom: Int?)
     /// The rank gives up a held save.
     case discard(handle: Int)
     /// The session hung up its socket before its save was staged: memory may have changed (I13).

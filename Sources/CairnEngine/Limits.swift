@@ -10,6 +10,8 @@ public struct EngineLimits: Sendable {
     public var heldPerRank = 2
     /// Slots that held saves leave to others: a Seal stages its file anew beside what it is made of.
     public var heldReserve = 8
+    /// Slots that saves whose ranks have yet to put bytes, and held ones, leave to others; of one user, the former have at most three quarters of all.
+    public var streamedReserve = 4
     /// Chunks of one rank's save that are handed to the stager at once: enough to keep its threads busy, few enough to be fair.
     public var assignedPerRank = 16
     /// Writes in flight per tier: fio reaches the device's rate at depth 4-16.
@@ -79,6 +81,7 @@ public struct EngineLimits: Sendable {
         precondition(globalQueue >= 2, "the newest save is never dropped, so the queue needs a place beside it")
         precondition(slots >= 16, "a pool needs at least 16 chunks: the chunks that eager and lazy bytes share must fit")
         precondition(heldPerRank >= 1 && heldReserve >= 4 && heldReserve < slots, "a held save needs room, and a Seal some beside it")
+        precondition(streamedReserve >= 1 && streamedReserve < heldReserve, "beside held saves a streamed one needs a slot")
         precondition(decisionTries >= 1, "a decision is asked for at least once")
         precondition(assignedPerRank >= 1 && writesPerTier >= 1 && inFlightPerRank >= 1, "no queue may have no place")
         precondition(pollFirstMs > 0 && pollFirstMs <= pollLongestMs, "polls begin short")

@@ -135,8 +135,16 @@ final class RankSave {
     var session: SessionToken?
     var replyCall: CallID?
     var waitsForEager: Bool
-    /// Chunks not yet handed to the stager, in reverse order of staging.
+    /// Chunks not yet handed to the stager, in reverse order of staging: those with eager bytes last in it, `later` before them.
     var unassigned: [Int]
+    var later = 0
+    /// See SaveRequest: where the first streamed byte lies, and the first that has yet to be put.
+    var streamed: Int?, streamedFrom: Int?
+    /// Its next chunk gets no slot yet: none of its streamed bytes has come, and it would keep others from theirs.
+    var awaitsPut: Bool {
+        guard let streamed, let streamedFrom, let chunk = unassigned.last, unassigned.count <= later else { return false }
+        return max(chunk * Sizes.chunkBytes, streamed) >= streamedFrom && (chunk + 1) * Sizes.chunkBytes > streamed
+    }
     var outstanding = 0
     var slots: [Int?]
     var stagedChunks = 0, stagedBytes = 0

@@ -4,8 +4,9 @@
 // Staging of one save of one rank: `begin` says what the file is made of, `stage` assigns chunks to slots of the pool.
 // The file is: the header [0, dataStart) from begin's payload, then the layout's extents shifted by dataStart, then the
 // objects. Extents lie back to back and cover the file without gaps. All eager extents of a save (header and objects are eager)
-// are copied before any lazy one; a chunk with both is finished in the second phase. A chunk's CRCs are sent once all of
-// its bytes are in place; bytes from the file's end to the next multiple of 4 KiB are zeroed in the last chunk.
+// are copied before any lazy one; a chunk with both is finished in the second phase, one with streamed bytes in a third, as `put` brings
+// them, in the file's order. A chunk's CRCs are sent once all of its bytes are in place; bytes from the file's end to the next multiple of
+// 4 KiB are zeroed in the last chunk.
 import CairnModel
 
 public struct StagerStart: Codable, Sendable {
@@ -34,10 +35,12 @@ public struct StageExtent: Hashable, Codable, Sendable {
     public static let sources = 64
     /// As a source: the pool itself, the address being slot * chunkBytes + offset, within one slot. What a held save's Seal takes over.
     public static let pool = sources
+    /// As a source: the rank puts the bytes by way of its leases; the address says nothing, and they are not eager.
+    public static let streamed = sources + 1
 
     /// `address`: with a source, the offset in it.
     public var fileOffset: Int, address: UInt64, bytes: Int, eager: Bool
-    /// Number of an attached memfd, or `pool`; nil: the rank's memory.
+    /// Number of an attached memfd, `pool` or `streamed`; nil: the rank's memory.
     public var source: Int?
     public init(fileOffset: Int, address: UInt64, bytes: Int, eager: Bool, source: Int? = nil) {
         self.fileOffset = fileOffset; self.address = address; self.bytes = bytes; self.eager = eager; self.source = source
@@ -120,6 +123,9 @@ public enum StagerRequest: Codable, Sendable {
     /// segment, offset in it, bytes). Source offsets in the pool: slot * chunkBytes + offset. A check is of one block, and made before a byte
     /// of that is copied. -> copiedOut, once all have passed, or copyFailed: what the leases hold then is nobody's
     case copyOut(id: Int, source: CopySource, verify: Int, copies: Int)
+    /// Payload: 4 words each (file offset, segment, offset in it, bytes): streamed bytes of a save, each going on where the one before it
+    /// ended. -> putDone, once all are in the pool, or putFailed: no more is taken for this save
+    case put(id: Int, handle: Int)
     /// Finish and exit.
     case stop
 }
@@ -167,6 +173,8 @@ public enum StagerReply: Codable, Sendable {
     case slotFree(slot: Int)
     case leased(segment: Int)
     case leaseFailed(segment: Int, text: String)
+    case putDone(id: Int)
+    case putFailed(id: Int, text: String)
     case copiedOut(id: Int)
     /// `offset` is the source offset of the block whose CRC is wrong, if that is the reason.
     case copyFailed(id: Int, offset: Int?, text: String)

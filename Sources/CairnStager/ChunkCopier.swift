@@ -1,5 +1,5 @@
 // Copies one phase of one chunk: block by block, so that a block's checksum is computed while its bytes are in the cache.
-// A block with eager and lazy bytes gets its checksum in the phase that brings its last byte.
+// A block with eager, lazy and streamed bytes gets its checksum in the phase that brings its last byte.
 // Where a save is verified, its lazy bytes are read once before (`sums`), and are compared when they are copied: what the pool then holds
 // is what stood there at the save's begin, or the save fails.
 import CairnIO
@@ -21,7 +21,7 @@ enum ChunkCopier {
             if plan.isStopped { throw .cancelled }
             var isWhole = true, lazy: [Range<Int>] = []
             try forEachPiece(plan, from: begin, to: end, &number) { (part, piece) throws(StageFailure) in
-                if part.eager == (work.phase == .eager) {
+                if part.phase == work.phase {
                     let target = slotOffset + piece.lowerBound - chunkBegin
                     if let address = part.address, part.source == StageExtent.pool {
                         try copy(from: pool, Int(address) + piece.lowerBound - part.begin, piece.count, into: map, at: target)
@@ -30,8 +30,8 @@ enum ChunkCopier {
                     } else {
                         map.copy(from: plan.header[piece], at: target)
                     }
-                    if !part.eager, plan.verifies { lazy.append(piece) }
-                } else if work.phase == .eager { isWhole = false }
+                    if part.phase == .lazy, plan.verifies { lazy.append(piece) }
+                } else if part.phase.rawValue > work.phase.rawValue { isWhole = false }
             }
             try gather.flush()
             if isWhole && checksums[block] == nil {
@@ -43,12 +43,41 @@ enum ChunkCopier {
             }
             progress()
         }
-        if work.isLast && chunkEnd == plan.fileBytes {
-            // O_DIRECT writes whole 4 KiB: what lies behind the file's end must not be another save's bytes.
-            let end = (chunkEnd + Sizes.alignment - 1) / Sizes.alignment * Sizes.alignment
-            map.zero(offset: slotOffset + chunkEnd - chunkBegin, bytes: end - chunkEnd)
-        }
+        if work.isLast { zeroTail(work, map, slotOffset) }
         if plan.isOfRank(work.chunk), plan.session.isGone { throw .gone }
+        return checksums
+    }
+
+    /// O_DIRECT writes whole 4 KiB: what lies behind the file's end must not be another save's bytes.
+    private static func zeroTail(_ work: ChunkWork, _ map: MemoryMap, _ slotOffset: Int) {
+        let begin = work.chunk * Sizes.chunkBytes, bytes = Sizes.bytes(ofChunk: work.chunk, fileBytes: work.plan.fileBytes)
+        guard begin + bytes == work.plan.fileBytes else { return }
+        let end = (bytes + Sizes.alignment - 1) / Sizes.alignment * Sizes.alignment
+        map.zero(offset: slotOffset + bytes, bytes: end - bytes)
+    }
+
+    /// A portion of a chunk's streamed bytes; all other phases of the chunk, and the portions before it, are done. A checksum is of the pool's
+    /// bytes, for the rank may still write its lease.
+    static func copy(_ portion: Portion, _ work: ChunkWork, into map: MemoryMap, at slotOffset: Int, progress: () -> Void) throws(StageFailure) -> [UInt32?] {
+        let plan = work.plan, chunkBegin = work.chunk * Sizes.chunkBytes
+        let chunkEnd = chunkBegin + Sizes.bytes(ofChunk: work.chunk, fileBytes: plan.fileBytes), streamedEnd = plan.streamedEnd(work.chunk)
+        var checksums = work.checksums, at = portion.begin
+        while at < portion.end {
+            if plan.isStopped { throw .cancelled }
+            let block = (at - chunkBegin) / Sizes.blockBytes, begin = chunkBegin + block * Sizes.blockBytes
+            let end = min(begin + Sizes.blockBytes, chunkEnd), count = min(end, portion.end) - at
+            map.copy(from: portion.lease, at: portion.offset + at - portion.begin, to: slotOffset + at - chunkBegin, bytes: count)
+            at += count
+            if at == end { checksums[block] = map.crc32c(offset: slotOffset + begin - chunkBegin, bytes: end - begin) }
+            progress()
+        }
+        guard portion.end == streamedEnd else { return checksums }
+        // Blocks whose streamed bytes do not reach their end, that portions ended in, or that lie before them.
+        for block in checksums.indices where checksums[block] == nil {
+            let begin = block * Sizes.blockBytes, end = min(begin + Sizes.blockBytes, chunkEnd - chunkBegin)
+            checksums[block] = map.crc32c(offset: slotOffset + begin, bytes: end - begin)
+        }
+        zeroTail(work, map, slotOffset)
         return checksums
     }
 
@@ -73,7 +102,7 @@ enum ChunkCopier {
             if plan.isStopped { throw .cancelled }
             var lazy: [Range<Int>] = []
             try forEachPiece(plan, from: begin, to: min(begin + Sizes.blockBytes, chunkEnd), &number) { (part, piece) throws(StageFailure) in
-                guard !part.eager, let address = part.address else { return }
+                guard part.phase == .lazy, let address = part.address else { return }
                 try gather.add(address &+ UInt64(piece.lowerBound - part.begin), piece.count, to: piece.lowerBound - begin, source: part.source)
                 lazy.append(piece)
             }

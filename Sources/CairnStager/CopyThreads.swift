@@ -53,7 +53,7 @@ final class CopyThreads: Sendable {
         places.update { $0.append(place) }
         switch phase {
         case .eager, .sum: try Threads.spawn(name: "eager-\(place.number)") { self.run(place) }
-        case .lazy: try Threads.spawn(name: "stage-\(place.number)", niceness: niceness, scheduling: .batch) { self.run(place) }
+        case .lazy, .streamed: try Threads.spawn(name: "stage-\(place.number)", niceness: niceness, scheduling: .batch) { self.run(place) }
         }
     }
 
@@ -74,6 +74,7 @@ final class CopyThreads: Sendable {
         func progress() { place.progressNanoseconds.store(Clock.monotonicNanoseconds(), ordering: .releasing) }
         guard work.phase == .sum else {
             let (map, offset) = pool.place(ofSlot: work.slot)
+            if let portion = work.portion { return try ChunkCopier.copy(portion, work, into: map, at: offset, progress: progress) }
             return try ChunkCopier.copy(work, into: map, at: offset, pool: pool, progress: progress)
         }
         let scratch: MemoryMap

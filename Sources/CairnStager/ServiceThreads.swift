@@ -38,6 +38,8 @@ final class ServiceThreads: Sendable {
         }
     }
 
+    func lease(_ segment: Int) -> MemoryMap? { leases.withLock { $0[segment] } }
+
     func release(segment: Int) { leases.withLock { $0[segment] = nil } }
 
     func setBuffer(_ tier: Tier, instance: String, _ map: MemoryMap) { buffers.withLock { $0[tier] = (instance, map) } }

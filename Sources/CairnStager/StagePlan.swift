@@ -27,9 +27,11 @@ final class StagePlan: Sendable {
         var begin: Int, bytes: Int, eager: Bool
         /// Nil: bytes of the header.
         var address: UInt64?
-        /// Number of a memfd, in which the address is an offset, or `StageExtent.pool`; nil: the rank's memory.
+        /// Number of a memfd, in which the address is an offset, `StageExtent.pool` or `.streamed`; nil: the rank's memory.
         var source: Int?
         var end: Int { begin + bytes }
+        /// In which it is copied.
+        var phase: ChunkWork.Phase { source == StageExtent.streamed ? .streamed : eager ? .eager : .lazy }
     }
 
     let handle: Int
@@ -40,7 +42,7 @@ final class StagePlan: Sendable {
     let verifies: Bool
     private let layout: StageLayout
     private let objects: [StageExtent]
-    /// Bit 0: the chunk has eager bytes, bit 1: lazy ones, bit 2: some that are the rank's.
+    /// Bit 0: the chunk has eager bytes, bit 1: lazy ones, bit 2: some that are in the rank's memory, bit 3: streamed ones.
     private let flags: [UInt8]
     private let stopped = Atomic(false)
     /// The session's memfds as they were when the save began: what is attached later under the same number is another save's.
@@ -64,7 +66,7 @@ final class StagePlan: Sendable {
         var flags = [UInt8](repeating: 0, count: chunks)
         func mark(_ begin: Int, _ bytes: Int, eager: Bool, source: Int?) {
             guard bytes > 0 else { return }
-            let flag: UInt8 = (eager ? 1 : 2) | (source == StageExtent.pool ? 0 : 4)
+            let flag: UInt8 = source == StageExtent.streamed ? 8 : (eager ? 1 : 2) | (source == StageExtent.pool ? 0 : 4)
             for chunk in begin / Sizes.chunkBytes...(begin + bytes - 1) / Sizes.chunkBytes { flags[chunk] |= flag }
         }
         mark(0, header.count, eager: true, source: StageExtent.pool)
@@ -75,6 +77,7 @@ final class StagePlan: Sendable {
 
     func hasEager(_ chunk: Int) -> Bool { flags[chunk] & 1 != 0 }
     func hasLazy(_ chunk: Int) -> Bool { flags[chunk] & 2 != 0 }
+    func hasStreamed(_ chunk: Int) -> Bool { flags[chunk] & 8 != 0 }
     func isOfRank(_ chunk: Int) -> Bool { flags[chunk] & 4 != 0 }
     var eagerChunks: Int { flags.count { $0 & 1 != 0 } }
 
@@ -102,13 +105,22 @@ final class StagePlan: Sendable {
     /// Why not all bytes that are to come from memfds are there; nil: they are.
     var problemOfSources: String? {
         for extent in [layout.extents, objects].joined() {
-            guard let number = extent.source, number != StageExtent.pool else { continue }
+            guard let number = extent.source, number < StageExtent.sources else { continue }
             guard let memory = sources[number] else { return "descriptor \(number) is not attached" }
             guard extent.address <= UInt64(memory.bytes), extent.bytes <= memory.bytes - Int(extent.address) else {
                 return "descriptor \(number) has \(memory.bytes) bytes, not \(extent.bytes) at \(extent.address)"
             }
         }
         return nil
+    }
+
+    /// Where the last streamed byte of a chunk that has some ends.
+    func streamedEnd(_ chunk: Int) -> Int {
+        let begin = chunk * Sizes.chunkBytes, end = begin + Sizes.bytes(ofChunk: chunk, fileBytes: fileBytes)
+        var number = partNumber(at: end - 1)
+        while part(number).phase != .streamed || part(number).bytes == 0 { number -= 1 }
+        precondition(part(number).end > begin, "chunk \(chunk) has no streamed bytes")
+        return min(end, part(number).end)
     }
 
     /// The part that holds a byte of the file.

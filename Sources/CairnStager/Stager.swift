@@ -113,6 +113,9 @@ final class Stager {
         case .lease(let segment, let bytes):
             guard let descriptor = frame.descriptors.first, bytes > 0 else { throw StagerFailure("lease \(segment) without memory") }
             service.push(.lease(segment: segment, SharedMemory(descriptor: descriptor, bytes: bytes)))
+        case .put(let id, let handle):
+            guard frame.payload.count.isMultiple(of: 32), !frame.payload.isEmpty else { throw StagerFailure("put \(id) of \(frame.payload.count) bytes") }
+            try put(id, handle, Words.unpack(frame.payload[...]))
         case .release(let segment): service.release(segment: segment)
         case .buffer(let tier, let instance, let bytes):
             guard let descriptor = frame.descriptors.first, bytes > 0 else { throw StagerFailure("buffer of \(tier.rawValue) without memory") }
@@ -125,6 +128,18 @@ final class Stager {
             service.push(.copyOut(id: id, source, checks: Array(words[..<(verify * 4)]), copies: Array(words[(verify * 4)...])))
         }
         return true
+    }
+
+    private func put(_ id: Int, _ handle: Int, _ words: [UInt64]) throws {
+        var pieces: [(fileOffset: Int, lease: MemoryMap, offset: Int, bytes: Int)] = []
+        for at in stride(from: 0, to: words.count, by: 4) {
+            guard let fileOffset = Int(exactly: words[at]), let segment = Int(exactly: words[at + 1]), let offset = Int(exactly: words[at + 2]),
+                  let bytes = Int(exactly: words[at + 3]), let lease = service.lease(segment), bytes > 0, offset <= lease.bytes, bytes <= lease.bytes - offset else {
+                throw StagerFailure("put \(id): \(words[at + 3]) bytes at \(words[at + 2]) are in no lease \(words[at + 1])")
+            }
+            pieces.append((fileOffset, lease, offset, bytes))
+        }
+        queue.put(id, handle, pieces)
     }
 
     private func begin(_ begin: BeginStaging, header: [UInt8]) {

@@ -4,6 +4,7 @@
 // (2) No lazy byte of a save is copied before its last eager one, nor before all that are verified are summed.
 // (3) A chunk's `staged` is posted before the `eagerStaged` that its bytes complete, both under the lock.
 // (4) A slot is busy from take to complete. `cancelled` names the busy ones, and each of these gets its `slotFree`.
+// (5) A chunk's streamed bytes are copied last, one portion at a time, in the file's order. Each put is answered once.
 import CairnIO
 import CairnMessages
 import CairnModel
@@ -19,6 +20,10 @@ final class StagingQueue: Sendable {
         /// Chunks whose lazy bytes are not summed yet: still to be taken, and all; and the sums of the others, until they are copied.
         var unsummed = Fifo<Int>(), sumsLeft = 0
         var sums: [Int: [UInt32?]] = [:]
+        /// Chunks of which only streamed bytes are missing, portions that wait, by chunk, and chunks that have both and are not under a copy.
+        var streaming: [Int: (slot: Int, checksums: [UInt32?])] = [:], portions: [Int: [Portion]] = [:], ready: [Int] = []
+        /// Portions of each put that are not copied yet.
+        var puts: [Int: Int] = [:]
         var isOver = false, isHurried = false
         /// Copied is all that `save()` waits for.
         var isEagerDone: Bool { eagerLeft == 0 && sumsLeft == 0 }
@@ -33,8 +38,32 @@ final class StagingQueue: Sendable {
         /// For a thread of that phase.
         func hasWork(_ phase: ChunkWork.Phase) -> Bool {
             guard !isOver else { return false }
-            let hasLazy = isEagerDone && !lazy.isEmpty
+            let hasLazy = isEagerDone && (!lazy.isEmpty || !ready.isEmpty)
             return phase == .lazy ? hasLazy : !eager.isEmpty || !unsummed.isEmpty || (isHurried && hasLazy)
+        }
+
+        /// All but its streamed bytes are in the slot, and no portion of it is under a copy.
+        mutating func streams(_ chunk: Int, slot: Int, _ checksums: [UInt32?]) {
+            streaming[chunk] = (slot, checksums)
+            if portions[chunk] != nil { ready.append(chunk) }
+        }
+
+        mutating func take(_ portion: Portion) {
+            let chunk = portion.begin / Sizes.chunkBytes
+            puts[portion.put, default: 0] += 1
+            if portions[chunk, default: []].isEmpty, streaming[chunk] != nil { ready.append(chunk) }
+            portions[chunk, default: []].append(portion)
+        }
+
+        /// The next portion whose chunk is there. `streaming` has the chunk again once it is copied.
+        mutating func nextPortion() -> (portion: Portion, slot: Int, checksums: [UInt32?])? {
+            guard !ready.isEmpty else { return nil }
+            let chunk = ready.removeFirst()
+            guard let item = streaming.removeValue(forKey: chunk), let portion = portions[chunk]?.removeFirst() else {
+                preconditionFailure("chunk \(chunk) is not ready")
+            }
+            if portions[chunk]?.isEmpty == true { portions[chunk] = nil }
+            return (portion, item.slot, item.checksums)
         }
     }
     private struct State: Sendable {
@@ -81,8 +110,27 @@ final class StagingQueue: Sendable {
                 let item = (assignment.chunk, assignment.slot)
                 if save.plan.hasEager(assignment.chunk) {
                     state.saves[assignment.handle]?.eager.append(item)
-                } else {
+                } else if save.plan.hasLazy(assignment.chunk) {
                     state.saves[assignment.handle]?.lazy.append(item)
+                } else {
+                    let bytes = Sizes.bytes(ofChunk: assignment.chunk, fileBytes: save.plan.fileBytes)
+                    state.saves[assignment.handle]?.streams(assignment.chunk, slot: assignment.slot, Array(repeating: nil, count: Sizes.blocks(ofFile: bytes)))
+                }
+            }
+        }
+    }
+
+    /// Streamed bytes of a save: each piece goes on where the one before it ended, which main has checked, as that they are streamed ones.
+    func put(_ id: Int, _ handle: Int, _ pieces: [(fileOffset: Int, lease: MemoryMap, offset: Int, bytes: Int)]) {
+        state.update { state in
+            guard let save = state.saves[handle], !save.isOver else { return outbox.post(.putFailed(id: id, text: "the save is not being staged any more")) }
+            for piece in pieces {
+                var at = piece.fileOffset
+                let end = at + piece.bytes
+                while at < end {
+                    let count = min(end, (at / Sizes.chunkBytes + 1) * Sizes.chunkBytes) - at
+                    state.saves[handle]?.take(Portion(put: id, begin: at, bytes: count, lease: piece.lease, offset: piece.offset + at - piece.fileOffset))
+                    at += count
                 }
             }
         }
@@ -110,9 +158,14 @@ final class StagingQueue: Sendable {
     private func forget(_ state: inout State, _ handle: Int) {
         guard let save = state.saves.removeValue(forKey: handle) else { return }
         save.plan.stop()
+        giveUp(save.puts)
         guard let index = state.sessions.firstIndex(where: { $0.token == save.plan.session.token }) else { return }
         state.sessions[index].handles.removeAll { $0 == handle }
         if state.sessions[index].handles.isEmpty { state.sessions.remove(at: index) }
+    }
+
+    private func giveUp(_ puts: [Int: Int]) {
+        for id in puts.keys.sorted() { outbox.post(.putFailed(id: id, text: "the save is not being staged any more")) }
     }
 
     /// A save that cannot be staged at all.
@@ -141,6 +194,12 @@ final class StagingQueue: Sendable {
                 state.busy[-1 - thread] = handle
                 state.saves[handle] = save
                 return ChunkWork(plan: save.plan, chunk: chunk, slot: -1 - thread, phase: .sum, checksums: [])
+            }
+            if phase == .lazy, let (portion, slot, checksums) = save.nextPortion() {
+                precondition(state.busy[slot] == nil, "slot \(slot) is under another copy")
+                state.busy[slot] = handle
+                state.saves[handle] = save
+                return ChunkWork(plan: save.plan, chunk: portion.begin / Sizes.chunkBytes, slot: slot, phase: .streamed, checksums: checksums, portion: portion)
             }
             guard let item = phase == .eager ? save.eager.popFirst() : save.lazy.popFirst() else { continue }
             let bytes = Sizes.bytes(ofChunk: item.chunk, fileBytes: save.plan.fileBytes)
@@ -186,9 +245,15 @@ final class StagingQueue: Sendable {
             let words = checksums.compactMap { $0 }
             precondition(words.count == checksums.count, "\(work.plan.handle): chunk \(work.chunk) ended without all checksums")
             outbox.post(ChunkStaged(handle: work.plan.handle, chunk: work.chunk, slot: work.slot, blocks: words.count), checksums: words)
+        } else if work.phase == .streamed || work.phase == .lazy || !work.plan.hasLazy(work.chunk) {
+            save.streams(work.chunk, slot: work.slot, checksums)
         } else {
             save.partial[work.chunk] = checksums
             save.lazy.append((work.chunk, work.slot))
+        }
+        if let put = work.portion?.put, let left = save.puts[put] {
+            save.puts[put] = left > 1 ? left - 1 : nil
+            if left == 1 { outbox.post(.putDone(id: put)) }
         }
         guard work.phase == .eager else { return }
         save.eagerLeft -= 1
@@ -203,7 +268,9 @@ final class StagingQueue: Sendable {
     private func end(_ state: inout State, _ handle: Int, _ reply: StagerReply) {
         guard let save = state.saves[handle], !save.isOver else { return }
         state.saves[handle]?.isOver = true
+        state.saves[handle]?.puts = [:]
         save.plan.stop()
+        giveUp(save.puts)
         outbox.post(reply)
     }
 

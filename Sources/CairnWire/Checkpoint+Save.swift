@@ -98,7 +98,8 @@ extension Checkpoint {
         }
     }
 
-    /// Copies pieces of a save from leases; the reply means copied, the lease may be used again.
+    /// Bytes of a save's streamed shards, from leases. They come once, in the file's order (larger elements first, of those as registered): each
+    /// piece goes on where the one before it ended, also from Put to Put. The reply means copied: the leases may be written again.
     public enum Put: WireMethod {
         public static let name = Checkpoint.interface + ".Put"
         public struct Parameters: WireFields {

@@ -20,7 +20,7 @@ extension Checkpoint {
         type Source (
           # Extents in the rank's memory, in order.
           memory: ?[]Extent,
-          # The rank puts the bytes itself, by way of a lease (reserved).
+          # The rank puts the bytes itself, by way of its leases; for shards only, and no reply waits for them.
           streamed: ?bool,
           # Number of a sealed memfd that Attach gave on SOCKET.memory.
           descriptor: ?int,
@@ -146,7 +146,8 @@ extension Checkpoint {
         # Lends a segment of shared memory; the reply carries its memfd.
         method Lease(bytes: int) -> (segment: int, bytes: int)
 
-        # Copies pieces of a save from leases; the reply means copied, the lease may be used again.
+        # Bytes of a save's streamed shards, from leases. They come once, in the file's order (larger elements first, of those as registered): each
+        # piece goes on where the one before it ended, also from Put to Put. The reply means copied: the leases may be written again.
         method Put(save: string, pieces: []Piece) -> ()
 
         # Gives a lease back.

@@ -12,7 +12,7 @@ extension Checkpoint {
     public struct Source: WireFields {
         /// Extents in the rank's memory, in order.
         public var memory: [Extent]?
-        /// The rank puts the bytes itself, by way of a lease (reserved).
+        /// The rank puts the bytes itself, by way of its leases; for shards only, and no reply waits for them.
         public var streamed: Bool?
         /// Number of a sealed memfd that Attach gave on SOCKET.memory.
         public var descriptor: Int?

@@ -125,7 +125,7 @@ final class Bench {
     }
     @discardableResult
     func save(_ session: SessionToken, _ key: RankSaveKey, chunks: Int = 2, upto: Level = .committed, eager: [Int] = [0], waits: Bool = false, isHeld: Bool = false,
-              sealing: Sealing? = nil) -> CallID {
+              sealing: Sealing? = nil, streamedFrom: Int? = nil) -> CallID {
         nextHandle += 1
         let call = newCall()
         handles[key] = handles[key] ?? nextHandle
@@ -133,7 +133,7 @@ final class Bench {
         tell(.save(SaveRequest(
             call: call, session: session, handle: nextHandle, step: key.save.step, attemptTry: isHeld ? key.save.step : key.save.attemptTry, upto: upto,
             staging: BeginStaging(handle: nextHandle, session: session, layout: 1, dataStart: 4096, fileBytes: bytes, objects: []),
-            eagerChunks: eager, waitsForEager: waits, isHeld: isHeld, sealing: sealing)))
+            eagerChunks: eager, waitsForEager: waits, isHeld: isHeld, sealing: sealing, streamedFrom: streamedFrom)))
         return call
     }
     /// Makes `held` the save `key`.

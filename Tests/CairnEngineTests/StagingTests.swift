@@ -48,6 +48,50 @@ import Testing
         #expect(bench.take { if case .stager(.cancel) = $0 { true } else { nil } } == true)
     }
 
+    @Test func chunksOfStreamedBytesGetSlotsAsTheyArePut() {
+        let bench = Bench()
+        bench.open("s")
+        let key = bench.key(1), chunk = Sizes.chunkBytes
+        func assigned() -> [Int] {
+            var chunks: [Int] = []
+            while let list = bench.take({ action -> [ChunkAssignment]? in if case .stager(.stage(let list)) = action { list } else { nil } }) { chunks += list.map(\.chunk) }
+            return chunks
+        }
+        // Chunk 1 ends with streamed bytes; chunk 4 has eager ones as well.
+        bench.save("s", key, chunks: 6, eager: [0, 4], streamedFrom: 2 * chunk - 100)
+        #expect(assigned() == [0, 4])
+        bench.tell(.put(handle: bench.handle(key), streamedFrom: 2 * chunk))
+        #expect(assigned() == [1])
+        bench.tell(.put(handle: bench.handle(key), streamedFrom: 2 * chunk + 1))
+        #expect(assigned() == [2])
+        bench.tell(.put(handle: bench.handle(key), streamedFrom: nil))
+        #expect(assigned() == [3, 5])
+    }
+
+    @Test func savesThatWaitForPutsLeaveRoomToOthers() {
+        let bench = Bench()
+        for number in 0..<9 {
+            bench.open("s\(number)", rank: number, worldSize: 10)
+            bench.save("s\(number)", bench.key(1, rank: number), chunks: 3, eager: [0, 2], streamedFrom: 4096)
+        }
+        #expect(bench.engine.poolReport.free == 4)
+        bench.open("t", rank: 9, worldSize: 10)
+        bench.save("t", bench.key(1, rank: 9), chunks: 3)
+        #expect(bench.engine.poolReport.free == 1)
+    }
+
+    @Test func aSaveWhoseRankPutsNothingFailsAndHoldsNoSlotsBefore() {
+        let bench = Bench()
+        bench.open("s")
+        bench.save("s", bench.key(1), chunks: 16, eager: [], streamedFrom: 4096)
+        #expect(bench.engine.poolReport.free == 16)
+        #expect(bench.engine.saving(session: "s", save: bench.key(1).save)?.failure == nil)
+        bench.wait(ms: 31_000)
+        #expect(bench.take { if case .tell(let notice) = $0, notice.level == .failed { notice.reason } else { nil } }?.contains("put nothing more") == true)
+        #expect(bench.engine.saving(session: "s", save: bench.key(1).save)?.failure?.contains("put nothing more") == true)
+        #expect(bench.engine.saving(session: "t", save: bench.key(1).save) == nil)
+    }
+
     @Test func aRankThatHungUpBeforeStagedHasFailed() {
         let bench = Bench()
         bench.open("s")

@@ -69,6 +69,7 @@ public enum Parser: String, CaseIterable, Sendable {
         case .success(.checkpoint(.register(let parameters))): register(parameters)
         case .success(.checkpoint(.save(let parameters))): save(parameters)
         case .success(.checkpoint(.load(let parameters))): load(parameters)
+        case .success(.checkpoint(.put(let parameters))): put(parameters)
         case .failure(let error):
             let reply = Outgoing.error(error)
             precondition(reply.count < 8 * bytes.count + 4096, "an error of \(reply.count) bytes answers \(bytes.count)")
@@ -106,6 +107,20 @@ public enum Parser: String, CaseIterable, Sendable {
         for run in plan.runs {
             let lease = leases[run.segment - 1]
             precondition(run.offset >= 0 && run.bytes > 0 && run.offset + run.bytes <= lease.bytes, "a run of a load lies outside its lease")
+        }
+    }
+
+    private static func put(_ parameters: Checkpoint.Put.Parameters) {
+        _ = SaveID(parameters.save)
+        guard let layout = try? Layout.make(shards: Seeds.shards(rank: 0), rank: 0, worldSize: 2), var cursor = StreamCursor(layout.entries, dataStart: 4096) else {
+            preconditionFailure("the seeds are valid, and hold bytes")
+        }
+        var end = cursor.fileOffset
+        for piece in parameters.pieces {
+            guard let offset = try? cursor.take(piece.name, begin: piece.begin, bytes: piece.bytes) else { continue }
+            precondition(offset == end && offset + piece.bytes <= 4096 + layout.dataBytes, "a piece was taken that does not go on where the others ended")
+            end = offset + piece.bytes < 4096 + layout.dataBytes ? offset + piece.bytes : nil
+            precondition(cursor.fileOffset == end, "the next byte is \(String(describing: cursor.fileOffset)), not \(String(describing: end))")
         }
     }
 

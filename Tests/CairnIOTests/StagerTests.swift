@@ -82,6 +82,94 @@ import Testing
         check(stager, rank)
     }
 
+    /// Replies to one put, and what was staged by then.
+    private func stagedUntilPut(_ stager: StagerHarness, _ rank: FakeRank, handle: Int, id: Int, _ staged: inout Set<Int>) throws {
+        while true {
+            let (reply, payload) = try stager.next()
+            switch reply {
+            case .putDone(id): return
+            case .putFailed(_, let text), .stageFailed(_, _, let text): Issue.record("\(text)"); return
+            case .staged(let chunks):
+                var words = Words.unpack32(payload[...])[...]
+                for chunk in chunks {
+                    #expect(Array(words.prefix(chunk.blocks)) == rank.blockChecksums(chunk.chunk))
+                    words = words.dropFirst(chunk.blocks)
+                    #expect(staged.insert(chunk.chunk).inserted, "chunk \(chunk.chunk) staged twice")
+                }
+            default: break
+            }
+        }
+    }
+
+    private func lease(_ stager: StagerHarness, _ segment: Int, bytes: Int) throws -> MemoryMap {
+        let memory = try SharedMemory.create(name: "lease", bytes: bytes)
+        try stager.send(.lease(segment: segment, bytes: bytes), descriptors: [memory.descriptor])
+        while true { if case .leased(segment) = try stager.next().reply { return try memory.map(writable: true) } }
+    }
+
+    private func put(_ stager: StagerHarness, id: Int, handle: Int, _ pieces: [(fileOffset: Int, offset: Int, bytes: Int)], segment: Int = 9) throws {
+        let words = pieces.flatMap { [UInt64($0.fileOffset), UInt64(segment), UInt64($0.offset), UInt64($0.bytes)] }
+        try stager.send(.put(id: id, handle: handle), payload: Words.pack(words))
+    }
+
+    /// Eager, lazy and streamed bytes in one file, pieces of every size; `ahead`: a put comes before its chunks have slots.
+    @Test(arguments: [3_000_000, 77_777, 9 << 20], [false, true]) func streamedBytesAreStagedAsTheyArePut(piece: Int, ahead: Bool) throws {
+        let stager = try StagerHarness(slots: 8)
+        _ = try stager.openSession()
+        let lease = try lease(stager, 9, bytes: 10 << 20)
+        var rank = try FakeRank(parts: [(1 << 20, true), (3_000_003, false), (11 << 20, false), (70_001, false), (9_000_001, false), (300, false)], objects: [5000])
+        for index in [2, 4, 5] { rank.extents[index] = StageExtent(fileOffset: rank.extents[index].fileOffset, address: 0, bytes: rank.extents[index].bytes, eager: false, source: StageExtent.streamed) }
+        try rank.begin(stager, handle: 1)
+        let assignments = (0..<rank.chunks).map { ChunkAssignment(handle: 1, chunk: $0, slot: $0) }
+        // The last chunk has the eager object, without which nothing else is copied.
+        let order = [assignments[rank.chunks - 1]] + assignments.dropLast()
+        if !ahead { try stager.send(.stage(order)) }
+        var staged: Set<Int> = [], id = 0, at = 0
+        for index in [2, 4, 5] {
+            let begin = rank.header.count + rank.extents[index].fileOffset, end = begin + rank.extents[index].bytes
+            at = begin
+            while at < end {
+                // Two pieces a put, in the lease the other way round.
+                let first = min(piece / 2, end - at), second = min(piece - piece / 2, end - at - first)
+                lease.copy(from: rank.expected[at..<at + first], at: second)
+                lease.copy(from: rank.expected[at + first..<at + first + second], at: 0)
+                id += 1
+                let pieces = [(fileOffset: at, offset: second, bytes: first), (fileOffset: at + first, offset: 0, bytes: second)]
+                try put(stager, id: id, handle: 1, pieces.filter { $0.bytes > 0 })
+                if ahead, id == 1 {
+                    #expect(try stager.isSilent(milliseconds: 50), "a put was answered before its bytes had a slot")
+                    try stager.send(.stage(order))
+                }
+                try stagedUntilPut(stager, rank, handle: 1, id: id, &staged)
+                // The lease is free.
+                lease.zero(offset: 0, bytes: lease.bytes)
+                at += first + second
+            }
+        }
+        let deadline = Clock.monotonicNanoseconds() + 10_000_000_000
+        while staged.count < rank.chunks, Clock.monotonicNanoseconds() < deadline {
+            if case .staged(let chunks) = try stager.next().reply { staged.formUnion(chunks.map(\.chunk)) }
+        }
+        check(stager, rank)
+    }
+
+    @Test func aPutOfASaveThatIsGivenUpIsAnsweredOnce() throws {
+        let stager = try StagerHarness(slots: 8)
+        _ = try stager.openSession()
+        _ = try lease(stager, 9, bytes: 1 << 20)
+        var rank = try FakeRank(parts: [(9 << 20, false)])
+        rank.extents[0] = StageExtent(fileOffset: 0, address: 0, bytes: 9 << 20, eager: false, source: StageExtent.streamed)
+        try rank.begin(stager, handle: 1)
+        try put(stager, id: 1, handle: 1, [(fileOffset: rank.header.count, offset: 0, bytes: 1000), (fileOffset: rank.header.count + 1000, offset: 0, bytes: 2000)])
+        #expect(try stager.isSilent(milliseconds: 50))
+        try stager.send(.cancel(handle: 1))
+        guard case .putFailed(id: 1, _) = try stager.next().reply else { throw Unexpected() }
+        guard case .cancelled(handle: 1, busySlots: []) = try stager.next().reply else { throw Unexpected() }
+        try put(stager, id: 2, handle: 1, [(fileOffset: rank.header.count + 3000, offset: 0, bytes: 1000)])
+        guard case .putFailed(id: 2, _) = try stager.next().reply else { throw Unexpected() }
+        #expect(try stager.isSilent(milliseconds: 50))
+    }
+
     @Test func objectsThatTheirRankKeepsAreCopiedWithTheLazyBytes() throws {
         let stager = try StagerHarness(slots: 8)
         _ = try stager.openSession()

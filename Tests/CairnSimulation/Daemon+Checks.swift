@@ -82,7 +82,8 @@ extension Daemon {
     func checkEviction(of slot: Int) {
         guard let (handle, chunk) = pool.assigned[slot], let record = records[handle], record.staged.contains(chunk), record.level != .failed else { return }
         if record.isHeld {
-            guard let sealed = record.sealed, sealed.level != .failed else { return world.fail("I1: slot \(slot) is given out while held save \(record.key) waits for its Seal") }
+            // One that failed since gave back what it had taken over by then.
+            guard let sealed = record.sealed else { return world.fail("I1: slot \(slot) is given out while held save \(record.key) waits for its Seal") }
             if let source = sealed.source, let chunk = source.needs.indices.first(where: { source.needs[$0].contains(chunk) && !sealed.staged.contains($0) }) {
                 world.fail("I5: slot \(slot) is given out while chunk \(chunk) of \(sealed.key) is still to be made of it")
             }

@@ -10,7 +10,7 @@ public enum FaultKind: String, CaseIterable, Sendable {
     // Launches.
     case linger, move, elastic, olderRestore
     // Ways to save.
-    case participants, promotion, retry, lowerLevels, memoryLoad, holding
+    case participants, promotion, retry, lowerLevels, memoryLoad, holding, streaming
 }
 
 /// A history is a seed and what is left out of it.

@@ -57,10 +57,12 @@ extension Rank {
             if waits, !record.eager.isSubset(of: record.staged), record.level != .failed { world.fail("I13: save \(key) was answered before its eager chunks were staged") }
         }
         fence = key.save
+        if sealing == nil { record.streamedFrom = streamedFrom(record) }
         daemon.deliver(.save(SaveRequest(
             call: call, session: session, handle: handle, step: step, attemptTry: key.save.attemptTry, upto: record.upto,
             staging: BeginStaging(handle: handle, session: session, layout: 1, dataStart: 4096, fileBytes: record.fileBytes, objects: []),
-            eagerChunks: record.eager.sorted(), waitsForEager: waits, participants: record.participants, sealing: sealing)))
+            eagerChunks: record.eager.sorted(), waitsForEager: waits, participants: record.participants, sealing: sealing, streamedFrom: record.streamedFrom)))
+        stream(record)
         if daemon.life == life, !daemon.engine.knows(handle: handle), record.level == .accepted { daemon.forgetRefused(record) }
     }
 

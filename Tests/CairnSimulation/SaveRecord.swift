@@ -24,6 +24,8 @@ final class SaveRecord {
     var source: (held: SaveRecord, slots: [Int], needs: [ClosedRange<Int>])?
     /// Chunks with bytes of its rank's own memory; of another save, all.
     var rankChunks: Set<Int>?
+    /// Where the first byte lies in the file that its rank has yet to put; nil: none is missing.
+    var streamedFrom: Int?
     /// Its Seal was answered: nothing of its rank is needed any more.
     var isAnswered = false
     /// The save that it became.

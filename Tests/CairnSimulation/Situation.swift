@@ -11,6 +11,7 @@ public enum Situation: String, CaseIterable, Sendable {
     case decisionDamaged, decisionReadFromCopy, endedByDamage
     // Held saves.
     case heldStaged, heldSealed, heldSealedAfterDeath, heldEnded, heldGivenUp
+    case streamed
     // What older attempts left.
     case haveListed, leftoverPublished, leftoverFinished, leftoverVoided, leftoverAbsent, leftoverEverywhere
     // Restores.

@@ -46,6 +46,9 @@ final class StagerModel {
         guard let record = daemon.records[handle], known.contains(handle) else {
             return world.fail("I5: chunk \(assignment.chunk) of unknown save \(handle) was handed to the stager")
         }
+        if let from = record.streamedFrom, assignment.chunk * Sizes.chunkBytes >= from, !record.eager.contains(assignment.chunk) {
+            world.fail("I6: chunk \(assignment.chunk) of \(record.key) was given a slot before anything of it was put")
+        }
         if pool.writers[slot] > 0 { world.fail("I5: slot \(slot) was given out while a copy may still write it") }
         if pool.readers[slot] > 0 { world.fail("I5: slot \(slot) was given out while a write may still read it") }
         daemon.checkEviction(of: slot)
@@ -57,7 +60,16 @@ final class StagerModel {
         copies[id] = Copy(handle: handle, chunk: assignment.chunk, slot: slot, sources: sources(record, assignment.chunk))
         for source in copies[id]?.sources ?? [] { pool.readers[source] += 1 }
         checkSources(record, assignment.chunk)
-        world.after(world.delay() * (world.random.once(in: 60) ? 50 : 1)) { [self] in
+        finish(id, record, assignment, after: world.delay() * (world.random.once(in: 60) ? 50 : 1))
+    }
+
+    private func finish(_ id: Int, _ record: SaveRecord, _ assignment: ChunkAssignment, after delay: Int) {
+        let (handle, slot) = (assignment.handle, assignment.slot)
+        world.after(delay) { [self] in
+            // What is to be streamed of it is not all there yet.
+            if copies[id] != nil, let from = record.streamedFrom, min((assignment.chunk + 1) * Sizes.chunkBytes, record.fileBytes) > from {
+                return finish(id, record, assignment, after: world.delay())
+            }
             guard let copy = copies.removeValue(forKey: id) else { return }
             end(copy)
             pool.contents[slot] = .chunk(record.content(assignment.chunk))

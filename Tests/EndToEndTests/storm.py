@@ -16,11 +16,13 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import torch
 from machine import until
 from real_daemon import Daemon
 from survival import assert_restored, empty, pattern
 
 import cairn
+from cairn import limits
 
 PR_SET_PDEATHSIG = 1
 OUTSTANDING = 3
@@ -31,10 +33,11 @@ PATIENCE_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Shape:
-    """Of a job: how many ranks, and how much each of them saves."""
+    """Of a job: how many ranks, how much each of them saves, and whether it streams the most of it."""
 
     world: int
     kibibytes: int
+    streams: bool = False
 
 
 class Lockstep:
@@ -57,8 +60,9 @@ def _train(daemon: Daemon, shape: Shape, rank: int, token: str, together: Lockst
     """A rank's whole life: restore, then save and save until it is killed."""
     chance = random.Random(seed)
     checkpointer = cairn.Checkpointer(
-        "run", rank=rank, world_size=shape.world, local_rank=rank, local_world_size=shape.world, socket=daemon.socket, attempt=token
-    )
+        "run", rank=rank, world_size=shape.world, local_rank=rank, local_world_size=shape.world, attempt=token,
+        socket=daemon.socket, streamed=["large"], ring_bytes=limits.RING_LEAST_BYTES,
+    )  # fmt: skip
     into = empty(shape.kibibytes)
     step = checkpointer.restore(into, timeout=30) or 0
     saved_by = assert_restored(into, step, rank, shape.kibibytes) if step else 0
@@ -67,7 +71,10 @@ def _train(daemon: Daemon, shape: Shape, rank: int, token: str, together: Lockst
     waiting: list[cairn.Save] = []
     while True:
         step += 1
-        save = checkpointer.save(step, pattern(attempt, step, rank, shape.kibibytes), lazy=chance.random() < 0.5)
+        state = pattern(attempt, step, rank, shape.kibibytes)
+        if shape.streams:
+            state["large"] = torch.from_numpy(state["large"])
+        save = checkpointer.save(step, state, lazy=chance.random() < 0.5)
         save.committed.add_done_callback(lambda done, step=step: done.exception() or tell(f"committed {attempt} {step}"))
         waiting.append(save)
         deadline = time.monotonic() + PATIENCE_SECONDS

@@ -24,7 +24,7 @@ from typing import Any
 
 import pytest
 from hostile import ADDRESS, DATA, MiB, Neighbour, another_user, attach, closed, hostile, message, open_files, opened, save, shard
-from machine import cpu_seconds, descriptors, until
+from machine import cpu_seconds, descriptors, status, until
 from real_daemon import Cluster, Daemon, Raw, trainer
 
 pytestmark = pytest.mark.daemon
@@ -563,6 +563,7 @@ def test_names_that_look_like_paths_are_names(besieged: Daemon) -> None:
 
 # Anything at all.
 
+STREAMED = {"streamed": True}
 EDGES: list[Any] = [
     0, 1, -1, 2, 63, 64, 4095, 4096, 1 << 20, 1 << 31, 1 << 32, 1 << 44, 1 << 47, 1 << 53, 1 << 62, (1 << 63) - 1, 1 << 63,
     -(1 << 63), 1 << 64, 1.5, 1e308, "", "a", "..", "\u202e", "x" * 5000, None, True, [], {}, [[]], [1] * 70,
@@ -591,6 +592,7 @@ def calls(chance: random.Random, known: dict[str, Any]) -> tuple[str, dict[str, 
         {"memory": [{"address": ADDRESS, "bytes": 8}] * 2},
         {"descriptor": 0},
         {"memory": []},
+        STREAMED,
     ]
     shards = [
         shard(f"t{number}", shape=[chance.choice([4, 0, 2])], eager=chance.random() < 0.5, source=chance.choice(sources))
@@ -598,6 +600,10 @@ def calls(chance: random.Random, known: dict[str, Any]) -> tuple[str, dict[str, 
     ]
     boxes = [{"name": f"t{number}", "offsets": [0], "shape": [chance.randint(0, 4)]} for number in range(chance.randint(0, 3))]
     objects = [{"name": "o", "scope": "rank", "bytes": 16, "source": {"memory": [{"address": ADDRESS, "bytes": 16}]}}]
+    pieces = [
+        {"name": f"t{number}", "begin": 0, "bytes": 16, "segment": known["segment"], "offset": 16 * number}
+        for number in range(chance.randint(0, 3))
+    ]
     step, restore = chance.randint(0, 5), chance.randint(1, 3)
     choices: list[tuple[str, dict[str, Any]]] = [
         ("Open", {"run": known["run"], "rank": 0, "worldSize": 1, "attempt": chance.choice(["a", "b"])}),
@@ -609,6 +615,7 @@ def calls(chance: random.Random, known: dict[str, Any]) -> tuple[str, dict[str, 
         ("Wait", {"save": known["save"], "level": chance.choice(["staged", "local", "committed"]), "timeoutMs": 200}),
         ("Lease", {"bytes": 4096 * chance.choice([1, 4, 100])}),
         ("Release", {"segment": known["segment"]}),
+        ("Put", {"save": known["save"], "pieces": pieces}),
         ("Choose", {"restore": restore, "timeoutMs": 100}),
         ("Settle", {"restore": restore, "ok": chance.random() < 0.7}),
         ("Describe", {"step": step, "sequence": known["sequence"], "names": ["t0"]}),
@@ -671,3 +678,130 @@ def test_any_series_of_calls_is_answered_call_by_call(besieged: Daemon, seed: in
     print(dict(sorted(tally.items(), key=lambda entry: -entry[1])))
     assert tally.get("", 0) > 10, tally
     assert len(tally) > 6, tally
+
+
+def leased(raw: Raw, count: int = 2 * MiB) -> int:
+    """A segment; what it is mapped by stays unread here, for its content does not matter."""
+    reply = raw.call("Lease", bytes=count)
+    assert "error" not in reply, reply
+    return int(reply["parameters"]["segment"])
+
+
+def streaming(raw: Raw, step: int, shards: list[dict[str, Any]]) -> str:
+    layout = raw.call("Register", shards=shards)["parameters"]["layout"]
+    reply = raw.call("Save", step=step, **{"try": 1}, layout=layout)
+    assert "error" not in reply, reply
+    return str(reply["parameters"]["save"])
+
+
+def test_pieces_that_a_save_does_not_wait_for_are_refused(besieged: Daemon) -> None:
+    """Wrong in every way, then right: what was refused has changed nothing."""
+    raw = opened(besieged, "pieces")
+    segment = leased(raw)
+    shards = [
+        shard("first", dtype="F32", shape=[1000], source=STREAMED),
+        shard("kept"),
+        shard("second", dtype="F32", shape=[300_000], source=STREAMED),
+        shard("half", dtype="F16", shape=[7], source=STREAMED),
+    ]
+    name = streaming(raw, 1, shards)
+
+    def piece(name: str = "first", begin: int = 0, count: int = 4000, segment: int = segment, offset: int = 0) -> dict[str, Any]:
+        return {"name": name, "begin": begin, "bytes": count, "segment": segment, "offset": offset}
+
+    whole = [piece(), piece("second", count=1_200_000, offset=4000), piece("half", count=14, offset=1_204_000)]
+    wrong: list[tuple[str, list[dict[str, Any]]]] = [
+        ("InvalidShard", [piece("second", count=1_200_000)]),  # out of order
+        ("InvalidShard", [piece("kept", count=16)]),  # not streamed
+        ("InvalidShard", [piece("other")]),
+        ("InvalidShard", [piece(count=4001)]),
+        ("InvalidShard", [piece(count=0)]),
+        ("InvalidShard", [piece(count=-4)]),
+        ("InvalidShard", [piece(begin=-4)]),
+        ("InvalidShard", [piece(begin=4, count=3996)]),  # a gap
+        ("InvalidShard", [piece(begin=1 << 62)]),
+        ("InvalidShard", [piece(count=(1 << 63) - 1)]),
+        ("InvalidShard", [piece(offset=(1 << 63) - 1)]),
+        ("InvalidShard", [piece(offset=2 * MiB - 3999)]),  # beyond the lease
+        ("InvalidShard", [piece(offset=-1)]),
+        ("InvalidShard", [piece(), piece()]),  # twice
+        ("InvalidShard", [piece(count=2000), piece(begin=1000, count=3000)]),  # overlapping
+        ("InvalidShard", [*whole, piece()]),  # more than all
+        ("InvalidParameter", [piece(segment=segment + 1)]),
+        ("InvalidParameter", [piece(segment=-1)]),
+        ("InvalidParameter", []),
+        ("TooLarge", [piece(count=1)] * 8193),
+    ]
+    for error, pieces in wrong:
+        assert raw.error("Put", save=name, pieces=pieces) == error, pieces[:3]
+    for other in ("1-1-2", "1-2-1", "2-1-1", "1-1-0", "", "x", "9" * 40):
+        assert raw.error("Put", save=other, pieces=whole) == "UnknownSave"
+    neighbour = opened(besieged, "pieces-2")
+    assert neighbour.error("Put", save=name, pieces=whole) == "UnknownSave"
+    # Another user's lease is no lease of this session.
+    assert raw.error("Put", save=name, pieces=[piece(segment=leased(neighbour))]) == "InvalidParameter"
+    assert raw.error("Put", save=name, pieces=whole) == ""
+    assert raw.error("Put", save=name, pieces=whole) in ("InvalidShard", "UnknownSave")
+    ended = raw.call("Wait", save=name, level="committed", timeoutMs=30_000)["parameters"]
+    assert ended["level"] == "committed", ended
+    closed([raw, neighbour])
+
+
+def test_sources_that_are_streamed_and_something_else_are_refused(besieged: Daemon) -> None:
+    raw = opened(besieged, "sources")
+    memory = [{"address": ADDRESS, "bytes": 16}]
+    for source in (STREAMED | {"memory": memory}, STREAMED | {"descriptor": 0}, STREAMED | {"offset": 0}):
+        assert raw.error("Register", shards=[shard(source=source)]) == "InvalidShard"
+    layout = raw.call("Register", shards=[shard(source=STREAMED)])["parameters"]["layout"]
+    objects = [{"name": "o", "scope": "rank", "bytes": 4, "source": STREAMED}]
+    assert raw.error("Save", step=1, **{"try": 1}, layout=layout, objects=objects) == "NotSupported"
+    assert raw.error("Save", step=1, **{"try": 1}, layout=layout, copies=True) == "NotSupported"
+    # Nothing of another save is put by its name.
+    plain = raw.call("Register", shards=[shard()])["parameters"]["layout"]
+    assert raw.error("Save", step=2, **{"try": 1}, layout=plain) == ""
+    piece = {"name": "a", "begin": 0, "bytes": 16, "segment": leased(raw), "offset": 0}
+    assert raw.error("Put", save="1-2-1", pieces=[piece]) in ("Failed", "UnknownSave")
+    closed([raw])
+
+
+def test_saves_that_are_never_put_hold_no_room(besieged: Daemon) -> None:
+    """Thirty of them would be larger than the pool; the good client's saves go on, and each of these fails in its time."""
+    raws = [opened(besieged, f"never-{number}") for number in range(15)]
+    names = []
+    for raw in raws:
+        # One is never put at all, of the other half a chunk.
+        for step in (1, 2):
+            names.append((raw, streaming(raw, step, [shard(dtype="U8", shape=[64 * MiB], source=STREAMED)])))
+    for raw, name in names[1::6]:
+        segment = leased(raw)
+        piece = {"name": "a", "begin": 0, "bytes": MiB, "segment": segment, "offset": 0}
+        assert raw.error("Put", save=name, pieces=[piece]) == ""
+    pool = status(besieged)["pool"]
+    assert pool["needed"] <= 5 + 4, pool  # the good client's among them
+    for raw, name in names:
+        ended = raw.call("Wait", save=name, level="committed", timeoutMs=30_000)["parameters"]
+        assert ended["level"] == "failed"
+        assert "put nothing more" in ended["reason"]
+    closed(raws)
+
+
+def test_a_lease_that_is_written_and_released_while_it_is_put_harms_nobody(besieged: Daemon) -> None:
+    """Also by several connections at once, and with calls that nobody waits for the answers of."""
+    for attempt in range(5 * TIMES):
+        raw = opened(besieged, f"racing-{attempt}")
+        segment = leased(raw)
+        name = streaming(raw, 1, [shard(dtype="U8", shape=[40 * MiB], source=STREAMED)])
+        others = []
+        for _ in range(4):
+            other = hostile(besieged)
+            assert other.error("Attach", session=raw.token) == ""
+            others.append(other)
+        for number in range(60):
+            put = {"name": "a", "begin": number // 3 * 2 * MiB, "bytes": 2 * MiB, "segment": segment, "offset": 0}
+            others[number % 4].send(message("Put", save=name, pieces=[put]))
+        raw.send(message("Release", segment=segment))
+        if attempt % 2:
+            closed([raw])
+        else:
+            assert raw.receive() is not None
+        closed([raw, *others])

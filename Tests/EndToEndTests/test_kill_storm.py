@@ -15,6 +15,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,7 @@ def test_kills_lose_no_committed_step_and_leave_nothing(storm: int, cluster: Clu
     tiers = chance.choice([1, 2, 2])
     print(f"storm of seed {storm}: {tiers} tiers, {shape}, keep {keep}; again: make crash CRASHES=0 KILLS=1 SEED={storm}")
     local = chance.randint(1, 3) if tiers == 2 else keep
+    shape = replace(shape, streams=chance.random() < 0.5)
     retention = f"{{local: {{keep: {local}}}, global: {{keep: {keep}}}}}"
     daemon = cluster.daemon(tiers=tiers, pool="256MiB", retention=retention, limits={"fence": "20s"})
     settle(daemon, shape)

@@ -1,4 +1,4 @@
-// dev.cairn.Checkpoint: what ranks call. Sessions here; the rest in SaveCalls, SealCalls, LeaseCalls, RestoreCalls, DescribeCalls, LoadCalls and
+// dev.cairn.Checkpoint: what ranks call. Sessions here; the rest in SaveCalls, SealCalls, PutCalls, LeaseCalls, RestoreCalls, DescribeCalls, LoadCalls and
 // BranchCalls.
 import CairnEngine
 import CairnIO
@@ -53,7 +53,7 @@ extension Daemon {
         case .load(let parameters): load(parameters, session, context)
         case .settle(let parameters): settle(parameters, session, context)
         case .seal(let parameters): seal(parameters, session, context)
-        case .put: context.fail(.notSupported(feature: "Put (streamed sources)"))
+        case .put(let parameters): put(parameters, session, context)
         case .promote(let parameters): promote(parameters, session, context)
         case .branch(let parameters): branch(parameters, session, context)
         }

@@ -9,14 +9,20 @@ import CairnWire
 extension Daemon {
     func register(_ parameters: Checkpoint.Register.Parameters, _ session: ClientSession, _ context: CallContext) {
         let layout: Layout
-        do { layout = try Layout.make(shards: parameters.shards.map(\.model), rank: session.rank, worldSize: session.worldSize) } catch {
+        // Save's reply waits for no streamed shard, whatever it says: the rank can put nothing before it has that reply.
+        let shards = parameters.shards.map { shard in
+            var model = shard.model
+            if shard.source.streamed == true { model.eager = false }
+            return model
+        }
+        do { layout = try Layout.make(shards: shards, rank: session.rank, worldSize: session.worldSize) } catch {
             return context.fail(wireError(error))
         }
-        var extents: [StageExtent] = []
+        var extents: [StageExtent] = [], streamed: [Int] = []
         var hasEager = false
-        for entry in layout.entries {
+        for (place, entry) in layout.entries.enumerated() {
             let source = parameters.shards[entry.index].source
-            if source.streamed == true { return context.fail(.notSupported(feature: "streamed sources")) }
+            if source.streamed == true { streamed.append(place) }
             if let problem = addExtents(source, bytes: entry.bytes, at: entry.dataOffset, eager: entry.shard.eager, to: &extents) {
                 return context.fail(.invalidShard(name: entry.shard.name, reason: problem))
             }
@@ -33,7 +39,7 @@ extension Daemon {
         let number = nextLayout
         nextLayout += 1
         let name = "\(layout.digest.prefix(12))-\(number)"
-        session.layouts.append((name, RegisteredLayout(number: number, layout: layout, hasEagerBytes: hasEager, charge: charge)))
+        session.layouts.append((name, RegisteredLayout(number: number, layout: layout, hasEagerBytes: hasEager, streamed: streamed, charge: charge)))
         if session.layouts.count > DaemonLimits.layoutsPerSession { forgetOldestLayout(session) }
         stager.send(StagerRequest.layout(session: session.token, layout: number), payload: StageExtent.pack(extents))
         context.reply(Checkpoint.Register.Reply(layout: name, bytes: layout.dataBytes))
@@ -45,6 +51,11 @@ extension Daemon {
 
     /// What is wrong with these extents, or nil.
     func addExtents(_ source: Checkpoint.Source, bytes: Int, at offset: Int, eager: Bool, to extents: inout [StageExtent]) -> String? {
+        if source.streamed == true {
+            guard source.memory == nil, source.descriptor == nil, source.offset == nil else { return "its source is streamed and something else" }
+            if bytes > 0 { extents.append(StageExtent(fileOffset: offset, address: 0, bytes: bytes, eager: false, source: StageExtent.streamed)) }
+            return nil
+        }
         if let number = source.descriptor {
             let begin = source.offset ?? 0
             guard source.memory == nil else { return "its source is both memory and a descriptor" }
@@ -92,6 +103,7 @@ extension Daemon {
         let isCopies = parameters.copies == true, files = parameters.files ?? []
         guard !isCopies || parameters.objects?.isEmpty ?? true else { return context.fail(.invalidParameter(parameter: "objects")) }
         guard !isCopies || !isHeld else { return context.fail(.invalidParameter(parameter: "hold")) }
+        guard !isCopies || registered.streamed.isEmpty else { return context.fail(.notSupported(feature: "copies of replicas from streamed sources")) }
         guard files.isEmpty || (!isCopies && !isHeld) else { return context.fail(.invalidParameter(parameter: "files")) }
         if let problem = Self.problem(of: files) { return context.fail(problem) }
         let objects = (parameters.objects ?? []) + files.map(Self.fileObject)
@@ -105,13 +117,14 @@ extension Daemon {
         if parameters.plan == true { return context.reply(Checkpoint.Save.Reply(save: id.description, bytes: plan.fileBytes, dataStart: plan.dataStart)) }
         var extents: [StageExtent] = []
         for (object, stored) in zip(objects, plan.objects) {
-            if object.source.streamed == true { return context.fail(.notSupported(feature: "streamed sources")) }
+            if object.source.streamed == true { return context.fail(.notSupported(feature: "streamed objects")) }
             if let problem = addExtents(object.source, bytes: object.bytes, at: stored.fileOffset, eager: object.eager ?? true, to: &extents) {
                 return context.fail(.invalidShard(name: object.name, reason: problem))
             }
         }
         let charge = MemoryCharge(clientMemory, uid: session.run.uid), wanted = context.messageBytes + DaemonLimits.tableBytes(fileBytes: plan.fileBytes)
         guard charge.set(wanted) else { return context.fail(.tooLarge(bytes: wanted, limit: clientMemory.left(session.run.uid))) }
+        let stream = StreamCursor(registered.streamed.map { registered.layout.entries[$0] }, dataStart: plan.dataStart)
         let handle = nextHandle
         nextHandle += 1
         plans[handle] = PlannedSave(session: session.token, run: session.run, save: id,
@@ -119,13 +132,17 @@ extension Daemon {
                                     memberCount: participants?.count ?? session.worldSize, layoutDigest: registered.layout.digest, plan: plan, metadata: metadata,
                                     parent: engine.attemptParent(session: session.token), upto: upto,
                                     savedAt: Clock.iso8601(Clock.utcSeconds()), charge: charge, files: Self.stored(files, in: plan),
-                                    held: isHeld ? PlannedSave.Held(layout: registered.layout, objects: objects.map(\.model), step: parameters.step, participants: participants) : nil)
+                                    held: isHeld ? PlannedSave.Held(layout: registered.layout, objects: objects.map(\.model), step: parameters.step, participants: participants) : nil,
+                                    stream: stream)
         let call = saveCall(context, handle, dataStart: plan.dataStart)
+        let waits = registered.hasEagerBytes || extents.contains { $0.eager } || parameters.verify == true
         let staging = BeginStaging(handle: handle, session: session.token, layout: registered.number, dataStart: plan.dataStart,
                                    fileBytes: plan.fileBytes, objects: extents, verify: parameters.verify == true)
         deliver(.save(SaveRequest(call: call, session: session.token, handle: handle, step: step, attemptTry: parameters.attemptTry, upto: upto,
-                                  staging: staging, eagerChunks: eagerChunks(registered.layout, extents, plan),
-                                  waitsForEager: registered.hasEagerBytes || extents.contains { $0.eager } || staging.verify, participants: participants, isCopies: isCopies, isHeld: isHeld)))
+                                  staging: staging,
+                                  // A header alone is not urgent: beside bytes that have yet to be put it would hold a slot for nothing.
+                                  eagerChunks: waits || stream == nil ? eagerChunks(registered.layout, extents, plan) : [], waitsForEager: waits, participants: participants, isCopies: isCopies, isHeld: isHeld,
+                                  streamedFrom: stream?.fileOffset)))
     }
 
     /// A step is part of names, in which a number has 18 digits at most.

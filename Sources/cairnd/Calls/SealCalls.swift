@@ -48,7 +48,7 @@ extension Daemon {
         for ((_, old), stored) in zip(taken, plan.objects) { moved.addObject(old.fileOffset, stored.object.bytes, to: stored.fileOffset) }
         var own: [StageExtent] = []
         for (object, stored) in zip(added, plan.objects.suffix(added.count)) {
-            if object.source.streamed == true { return context.fail(.notSupported(feature: "streamed sources")) }
+            if object.source.streamed == true { return context.fail(.notSupported(feature: "streamed objects")) }
             if let problem = addExtents(object.source, bytes: object.bytes, at: stored.fileOffset, eager: true, to: &own) {
                 return context.fail(.invalidShard(name: object.name, reason: problem))
             }

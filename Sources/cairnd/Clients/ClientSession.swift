@@ -46,6 +46,8 @@ struct RegisteredLayout {
     let number: Int
     let layout: Layout
     let hasEagerBytes: Bool
+    /// Streamed shards, as places in the layout's entries.
+    let streamed: [Int]
     let charge: MemoryCharge
 }
 
@@ -73,6 +75,8 @@ final class PlannedSave {
     }
     /// The manifest's record and name, made once: both tiers get the same bytes.
     var manifest: (name: String, bytes: [UInt8])?
+    /// What the rank has yet to put; nil: the save streams nothing.
+    var stream: StreamCursor?
     /// What stands as files of their own beside it.
     let files: [Manifest.File]?
     /// Nil: it is no held save.
@@ -85,7 +89,8 @@ final class PlannedSave {
     }
 
     init(session: String, run: RunKey, save: SaveID, rank: Int, worldSize: Int, memberCount: Int, layoutDigest: String, plan: FilePlan,
-         metadata: [String: String], parent: CommitSequence?, upto: Level, savedAt: String, charge: MemoryCharge, files: [Manifest.File]? = nil, held: Held? = nil) {
+         metadata: [String: String], parent: CommitSequence?, upto: Level, savedAt: String, charge: MemoryCharge, files: [Manifest.File]? = nil, held: Held? = nil,
+         stream: StreamCursor? = nil) {
         self.session = session
         self.run = run
         self.save = save
@@ -101,6 +106,7 @@ final class PlannedSave {
         self.charge = charge
         self.files = files
         self.held = held
+        self.stream = stream
         crcs = Array(repeating: 0, count: Sizes.blocks(ofFile: plan.fileBytes))
     }
 }

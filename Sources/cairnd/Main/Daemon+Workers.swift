@@ -32,9 +32,10 @@ extension Daemon {
             log.write(.error, "the stager is gone: \(reason); it is started anew")
             for (_, handler) in copies.sorted(by: { $0.key < $1.key }) { handler(.failed(offset: nil, "the stager ended")) }
             copies.removeAll()
-            let asked = leasesAsked
+            let asked = Array(leasesAsked.values) + Array(puts.values)
             leasesAsked.removeAll()
-            for handler in asked.values { handler("the stager ended") }
+            puts.removeAll()
+            for handler in asked { handler("the stager ended") }
             deliver(.stagerLost(reason: reason))
             for session in Array(sessions.values) { endSession(session, reason: "the stager is started anew; open again") }
         }
@@ -146,6 +147,8 @@ extension Daemon {
         case .staged(let chunks): staged(chunks, payload: frame.payload)
         case .copiedOut(let id): copies.removeValue(forKey: id)?(.done)
         case .copyFailed(let id, let offset, let text): copies.removeValue(forKey: id)?(.failed(offset: offset, text))
+        case .putDone(let id): puts.removeValue(forKey: id)?(nil)
+        case .putFailed(let id, let text): puts.removeValue(forKey: id)?(text)
         case .leased(let segment): leasesAsked.removeValue(forKey: segment)?(nil)
         case .leaseFailed(let segment, let text): leasesAsked.removeValue(forKey: segment)?(text)
         case .memoryAttached: break

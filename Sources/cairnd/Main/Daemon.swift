@@ -45,7 +45,7 @@ final class Daemon {
     var sessions: [String: ClientSession] = [:]
     var plans: [Int: PlannedSave] = [:]
     var watchers: [Int: Watcher] = [:]
-    var nextHandle = 1, nextLayout = 1, nextSegment = 1, nextCopy = 1
+    var nextHandle = 1, nextLayout = 1, nextSegment = 1, nextCopy = 1, nextPut = 1
     var leasedBytes = 0
     let clientMemory: ClientMemory
     private let connectionLimit: Int
@@ -62,6 +62,7 @@ final class Daemon {
     var leasesAsked: [Int: (String?) -> Void] = [:]
     /// Of each lease that a session has, for the tiers' workers.
     var leaseMemory: [Int: SharedMemory] = [:]
+    var puts: [Int: (String?) -> Void] = [:]
     /// The record in the `decision` reply being handled, a commit's or a void's: `recordDecision` copies it to the local tier.
     var decisionRecord: [UInt8] = []
 

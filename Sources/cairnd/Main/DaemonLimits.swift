@@ -36,6 +36,8 @@ enum DaemonLimits {
     /// All leases, as a share of the pool: 1/leaseShare, but never less than `leaseFloor`.
     static let leaseShare = 2
     static let leaseFloor = 1 << 30
+    /// Pieces of one Put; a lease full of smaller tensors takes two.
+    static let piecesPerPut = 8_192
     /// Boxes of one Load.
     static let boxesPerLoad = 100_000
     /// A tier worker's answer to a client's call (listing, describing, loading) is waited for this long.
