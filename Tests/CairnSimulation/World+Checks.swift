@@ -200,6 +200,7 @@ extension Event {
         case .settle: 7
         case .promote: 8
         case .discard: 47
+        case .kept: 48
         case .callGone: 9
         case .stagerReady: 10
         case .stagerLost: 11
