@@ -142,11 +142,13 @@ class Daemon:
         """The folder where steps are committed."""
         return self.shared if self.shared is not None else self.local
 
-    def start(self) -> Daemon:
+    def start(
+        self, command: list[str] | None = None, *, pass_fds: list[int] | None = None, environment: dict[str, str] | None = None
+    ) -> Daemon:
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [str(binary()), "--config", str(self.config)],
-                stdout=log, stderr=log, env=os.environ | self._environment, start_new_session=True,
+                command or [str(binary()), "--config", str(self.config)], pass_fds=pass_fds or [],
+                stdout=log, stderr=log, env=os.environ | self._environment | (environment or {}), start_new_session=True,
             )  # fmt: skip
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:

@@ -120,6 +120,18 @@ uint64_t cairn_mount_id(int fd) {
     return found.words[18];                                             // byte 144
 }
 
+int cairn_lock_byte(int fd, int64_t byte) {
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = byte, .l_len = 1};
+    return fcntl(fd, F_SETLK, &lock);
+}
+
+int cairn_byte_owner(int fd, int64_t byte, int32_t *pid) {
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = byte, .l_len = 1};
+    if (fcntl(fd, F_GETLK, &lock) < 0) return -1;
+    *pid = lock.l_pid;
+    return lock.l_type != F_UNLCK;
+}
+
 int cairn_try_lock(int fd) { return flock(fd, LOCK_EX | LOCK_NB); }
 
 int cairn_memfd(const char *name) { return memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING); }

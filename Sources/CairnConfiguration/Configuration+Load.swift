@@ -78,10 +78,10 @@ extension Configuration.Pool {
     mutating func read(_ top: Section) throws(ConfigurationError) {
         guard let section = try top.section("pool", known: ["size", "chunk", "lock"]) else { return }
         if let bytes = try section.value("size", expected: Quantity.sizeSyntax, parse: Quantity.bytes) {
-            guard bytes >= Self.leastBytes, bytes % chunkBytes == 0 else {
+            guard (Self.leastBytes...Self.mostBytes).contains(bytes), bytes % chunkBytes == 0 else {
                 throw section.error(.badValue, at: "size", """
                     expected a multiple of \(Quantity.sizeText(chunkBytes)) of at least \(Self.leastChunks) chunks \
-                    (\(Quantity.sizeText(Self.leastBytes))) for pool.size, found \(Quantity.sizeText(bytes))
+                    (\(Quantity.sizeText(Self.leastBytes))), and at most \(Quantity.sizeText(Self.mostBytes)), for pool.size, found \(Quantity.sizeText(bytes))
                     """)
             }
             sizeBytes = bytes

@@ -26,6 +26,8 @@ public struct Configuration: Equatable, Sendable {
         public static let onlyChunkBytes = 8 << 20
         /// A pool needs room for the eager and the lazy part of some saves at once.
         public static let leastChunks = 16
+        /// Its segments of 1 GiB go to a worker in one message, which takes 253 descriptors, some of them others.
+        public static let mostBytes = 240 << 30
         public static var leastBytes: Int { leastChunks * onlyChunkBytes }
     }
 

@@ -31,6 +31,7 @@ extension Engine {
     func undecided(_ key: SaveKey, missing: [Int]?) {
         guard let save = saves[key] else { return }
         save.asking = false
+        save.isSought = false
         save.damagedAnswers = 0
         if let missing { save.missing = missing }
         save.pollAt = now + jittered(ms(save.pollInterval))
@@ -84,12 +85,14 @@ extension Engine {
                 stopStaging(rankSave)
                 if !rankSave.isStaged, let copies = partOfCopies(rankSave) { stopStaging(copies) }
                 standsCommitted(rankSave)
+                keep(rankSave)
                 tell(rankSave, .committed)
             }
             run.lastCommit = (key.save, sequence, now)
             log(.notice, "committed step \(key.save.step) as sequence \(sequence)", save: key)
         case .void(let reason):
             log(.warning, "void: \(reason)", save: key)
+            for rankSave in ranks { drop(rankSave) }
             // What has reached the level it asked for has ended (I4).
             for rankSave in parts(save) where !isEnded(rankSave) { failRankSave(rankSave, reason) }
         }
@@ -198,7 +201,7 @@ extension Engine {
                 void(save, "not committed within \(limits.commitTimeoutMs / 60_000) min (this daemon serves ranks \(here) of \(save.worldSize))\(missing)")
             }
             // A save of which something stands on the committing tier may be decided by others at any time.
-            guard now >= save.pollAt, save.voidReason != nil || anyAtTier(save) || save.memberCount > save.ranks.count else { continue }
+            guard now >= save.pollAt, save.voidReason != nil || save.isSought || anyAtTier(save) || save.memberCount > save.ranks.count else { continue }
             seekDecision(save)
         }
     }

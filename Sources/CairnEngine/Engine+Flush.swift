@@ -29,7 +29,7 @@ extension Engine {
     /// Local first; the global tier's turn comes when the local copy stands, or cannot.
     func mayFlush(_ rankSave: RankSave, to tier: Tier) -> Bool {
         guard targets(rankSave.upto).contains(tier), saves[rankSave.saveKey]?.voidReason == nil else { return false }
-        guard tier != committing || !isUnclaimed(rankSave.saveKey), !waitsForCopies(rankSave) else { return false }
+        guard tier != committing || !isUnclaimed(rankSave.saveKey), !waitsForCopies(rankSave), mayTouch(rankSave, tier) else { return false }
         guard tier == .global, beside != nil, finalLevel(rankSave.upto) == .committed else { return true }
         return rankSave.published(on: .local) || rankSave.fileFailed(on: .local) || rankSave.files[.global] != nil
             || tierStates[.local]?.stalled == true || (!isUp(.local) && rankSave.isStaged)

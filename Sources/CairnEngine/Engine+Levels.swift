@@ -52,6 +52,7 @@ extension Engine {
         for part in here {
             part.upto = max(part.upto, level)
             if !flushOrder.contains(part.handle) { flushOrder.append(part.handle) }
+            if part.isStaged { keep(part) }
         }
         for part in onDisk where !isFar(part.upto) {
             var part = part

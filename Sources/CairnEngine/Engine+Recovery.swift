@@ -119,6 +119,7 @@ extension Engine {
             let run = run(part.key.run), attempt = part.key.save.attempt
             run.foundCounts[attempt] = max(run.foundCounts[attempt] ?? 0, count)
         }
+        for part in found { self.found(part, on: tier) }
         defer {
             for run in orderedRuns {
                 for attempt in run.orderedAttempts { attempt.number == nil ? askForNumber(attempt) : resume(attempt) }

@@ -226,6 +226,7 @@ extension Engine {
         eagerStaged(rankSave.handle)
         rankSave.stagerKnows = false
         actions.append(.stager(.finish(handle: rankSave.handle)))
+        keep(rankSave)
         if rankSave.isCopies { copiesDone(rankSave) }
         guard !waitsForCopies(rankSave) else { return }
         tell(rankSave, .staged)
@@ -278,6 +279,7 @@ extension Engine {
         }
         precondition(rankSave.level != .committed, "\(rankSave.key): failed after it was committed (I11)")
         rankSave.failure = reason
+        drop(rankSave)
         rankSave.unassigned.removeAll()
         if let call = rankSave.replyCall {
             reply(call, .failed(.invalid(name: "save", reason: reason)))

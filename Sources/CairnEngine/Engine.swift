@@ -1,11 +1,11 @@
 // The pure state machine of one daemon: events in, actions out; no I/O, no clock, no threads.
-// Files: +Attempts (open, numbering), +Leftovers (what older attempts left), +Staging (save, chunks, fence), +Held (saves that get their step later), +Flush (tiers), +Evict (room in the pool), +Commit (decide, void),
+// Files: +Attempts (open, numbering), +Leftovers (what older attempts left), +Staging (save, chunks, fence), +Held (saves that get their step later), +Flush (tiers), +Kept (what outlives the process), +Evict (room in the pool), +Commit (decide, void),
 // +Restore (choose, settle), +Recovery (scan, lost workers), +Report (what status shows, invariants).
 import CairnMessages
 import CairnModel
 
 public final class Engine {
-    public let limits: EngineLimits
+    public private(set) var limits: EngineLimits
     public let tiers: [Tier]
     /// Where attempts and decisions live: the global tier, or the only one.
     public let committing: Tier
@@ -16,7 +16,7 @@ public final class Engine {
         public var keep: Int?, keepPeriod: Int?
         public init(keep: Int?, keepPeriod: Int?) { self.keep = keep; self.keepPeriod = keepPeriod }
     }
-    let retention: [Tier: Retention]
+    private(set) var retention: [Tier: Retention]
 
     var now = 0
     var actions: [Action] = []
@@ -51,6 +51,13 @@ public final class Engine {
         for tier in tiers { tierStates[tier] = TierState(tier: tier) }
     }
 
+    /// Between two events. What the pool and the queues were made for stays.
+    public func reconfigure(retention: [Tier: Retention], _ change: (inout EngineLimits) -> Void) {
+        self.retention = retention
+        change(&limits)
+        limits.verify()
+    }
+
     public func handle(_ event: Event, at instant: Int) -> [Action] {
         precondition(instant >= now, "time does not go back")
         now = instant
@@ -69,6 +76,7 @@ public final class Engine {
         case .settle(let call, let session, let restore, let ok, let reason):
             settle(call: call, session: session, restore: restore, ok: ok, reason: reason)
         case .callGone(let call): callGone(call)
+        case .kept(let parts): takeUp(parts)
         case .stagerReady: stagerReady()
         case .stagerLost(let reason): stagerLost(reason)
         case .stager(let reply): stagerReplied(reply)

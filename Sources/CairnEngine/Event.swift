@@ -63,6 +63,8 @@ public enum Event: Sendable {
     case promote(call: CallID, session: SessionToken, step: Int, level: Level)
     /// The caller of a pending call is gone.
     case callGone(CallID)
+    /// What a former process of this daemon left in the pool, checked. Comes first, or never.
+    case kept([KeptRankSave])
     case stagerReady
     case stagerLost(reason: String)
     case stager(StagerReply)
@@ -135,6 +137,10 @@ public enum Action: Sendable {
     case publish(Tier, id: Int, file: Int, handle: Int, ManifestFacts)
     case recordDecision(Tier, id: Int, run: RunKey, save: SaveID)
     case tell(Notice)
+    /// This part is staged and whole in the pool, or something changed of what `Engine.kept` says of it: it is to outlive this process.
+    case keep(handle: Int)
+    /// It is not, any more.
+    case drop(handle: Int)
     /// Nothing refers to this rank save's plan and CRCs any more.
     case forget(handle: Int)
     /// The engine ended this session: a newer attempt or a newer session of the same process took its place.

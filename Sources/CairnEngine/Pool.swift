@@ -26,10 +26,17 @@ struct Pool {
 
     mutating func fill(upTo count: Int) {
         while filled < min(count, slots.count) {
-            slots[filled].content = .free
-            free.append(filled)
+            if slots[filled].content == .unfilled {
+                slots[filled].content = .free
+                free.append(filled)
+            }
             filled += 1
         }
+    }
+    /// A former process filled this slot.
+    mutating func keep(_ slot: Int, handle: Int, chunk: Int) {
+        precondition(slots[slot].content == .unfilled, "slot \(slot) is kept twice")
+        slots[slot].content = .chunk(handle: handle, chunk: chunk, sealed: true)
     }
     mutating func take(handle: Int, chunk: Int) -> Int? {
         guard let slot = free.popLast() else { return nil }

@@ -155,6 +155,8 @@ final class RankSave {
     var failure: String?
     var files: [Tier: FileState] = [:]
     let recovered: Bool
+    /// Taken up from a former process's pool.
+    var isKept = false
     /// No step's yet (Engine+Held): the save that is being made of it, and how many of its first chunks that one has taken over.
     var isHeld = false, sealedBy: Int?, givenBack = 0
     /// What it is made of, until all of that is staged anew; then only that it was.
@@ -208,6 +210,8 @@ final class Save {
         return voidReason
     }
     var asking = false, pollAt = 0, pollInterval: Int
+    /// Taken up from a former process, who may have been told its decision: asked for before anything of it is written.
+    var isSought = false
     /// Answers one after another that something of its decision is damaged.
     var damagedAnswers = 0
     init(key: SaveKey, worldSize: Int, participants: [Int]?, upto: Level, now: Int, pollInterval: Int) {

@@ -7,8 +7,8 @@ public enum IOLimits {
     public static let queuedFrameBytes = 512 << 20
     /// Bytes that one call of `FrameQueue.readable` takes, so that one worker cannot hold the loop.
     public static let frameReadBytes = 8 << 20
-    /// Descriptors in one message: the kernel's own limit is 253; the control buffer in CLinux has this size.
-    public static let messageDescriptors = 64
+    /// Descriptors in one message: the kernel's own limit (SCM_MAX_FD); the control buffer in CLinux has this size. A worker gets the pool's in one.
+    public static let messageDescriptors = 253
     /// Descriptors that a client may attach to one message to the stager.
     public static let clientDescriptors = 16
     /// Pieces in one process_vm_readv: UIO_MAXIOV.
@@ -35,4 +35,9 @@ public enum IOLimits {
         precondition(clientDescriptors <= messageDescriptors, "a client's descriptors fit one message")
         precondition(checksumBytes <= Int(Int32.max), "ISA-L's length is an int")
     }
+    /// Descriptors in one notice to the service manager (the kernel takes 253), and how long a full queue of its is waited for.
+    static let storedPerNotice = 200
+    static let storeMilliseconds = 2_000
+    /// Handed over at start: two sockets, the pool's segments (1 GiB each), their index.
+    static let listenDescriptors: Int32 = 16_384
 }

@@ -31,4 +31,52 @@ public final class SharedMemory: Sendable {
     }
 
     public func map(writable: Bool) throws(IOFailure) -> MemoryMap { try MemoryMap(descriptor, bytes: bytes, writable: writable) }
+
+    /// By a read, not through a mapping.
+    public func read(offset: Int, count: Int) throws(IOFailure) -> [UInt8] {
+        precondition(offset >= 0 && count >= 0 && offset <= bytes && count <= bytes - offset, "\(count) bytes at \(offset) of \(bytes)")
+        var buffer = [UInt8](repeating: 0, count: count)
+        var done = 0
+        while done < count {
+            let got = try syscall("read memory") { () -> CInt in
+                // One call's count fits an int, whatever the range's.
+                unsafe buffer.withUnsafeMutableBytes { unsafe CInt(clamping: pread(descriptor.raw, $0.baseAddress! + done, min(count - done, 1 << 30), off_t(offset + done))) }
+            }
+            guard got > 0 else { throw IOFailure(operation: "read memory", errno: EIO) }
+            done += Int(got)
+        }
+        return buffer
+    }
+
+    // MARK: memory of a former process
+
+    /// Nil where it is no memfd whose size is fixed.
+    public static func kept(_ descriptor: Descriptor) -> SharedMemory? {
+        let seals = cairn_seals(descriptor.raw)
+        var found = cairn_file_status()
+        guard seals >= 0, Seals(rawValue: seals).isSuperset(of: .fixed), unsafe cairn_status(descriptor.raw, nil, &found) == 0, found.bytes > 0 else { return nil }
+        return SharedMemory(descriptor: descriptor, bytes: Int(found.bytes))
+    }
+
+    /// Which memory this is: no two at a time have the same, until the next boot.
+    public func identity() throws(IOFailure) -> UInt64 {
+        var found = cairn_file_status()
+        try syscall("identify memory") { unsafe cairn_status(descriptor.raw, nil, &found) }
+        return found.inode
+    }
+
+    /// Until this process is gone, also one that is stuck in the kernel. False: another process has this byte.
+    public func lock(byte: Int) throws(IOFailure) -> Bool {
+        do { try syscall("lock memory") { cairn_lock_byte(descriptor.raw, Int64(byte)) } } catch {
+            guard error.errno == EAGAIN || error.errno == EACCES else { throw error }
+            return false
+        }
+        return true
+    }
+
+    /// The process that has locked this byte; nil: none.
+    public func owner(ofByte byte: Int) throws(IOFailure) -> Int32? {
+        var pid: Int32 = 0
+        return try syscall("look at a lock") { unsafe cairn_byte_owner(descriptor.raw, Int64(byte), &pid) } == 1 ? pid : nil
+    }
 }

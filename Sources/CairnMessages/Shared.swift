@@ -13,7 +13,8 @@ public struct RankSaveKey: Hashable, Codable, Sendable, CustomStringConvertible 
 
 /// The pool as every worker maps it: equal segments (the last may be shorter), chunk slots numbered through all of them.
 public struct PoolShape: Hashable, Codable, Sendable {
-    public static let segmentBytes = 256 << 20
+    /// So many that all of the largest pool's fit one message (`Configuration.Pool.mostBytes`).
+    public static let segmentBytes = 1 << 30
     public static let slotsPerSegment = segmentBytes / Sizes.chunkBytes
     public var slots: Int
     public init(slots: Int) { self.slots = slots }

@@ -20,9 +20,13 @@ public struct StagerStart: Codable, Sendable {
     /// A copy that made no progress for so long is called stuck.
     public var stuckMilliseconds: Int
     public var instance: String
+    /// A further descriptor comes last: the index of what is kept, whose byte `lockByte` this process locks as long as it may write the pool.
+    public var locks: Bool
+    public static let mainByte = 0, lockByte = 1
     /// Never use process_vm_readv: tests of the descriptor path, and CAIRN_FORCE_MEMORY_DESCRIPTOR=1.
     public var forceDescriptor: Bool
-    public init(pool: PoolShape, threads: Int, niceness: Int, lock: Bool, stuckMilliseconds: Int, instance: String, forceDescriptor: Bool) {
+    public init(pool: PoolShape, threads: Int, niceness: Int, lock: Bool, stuckMilliseconds: Int, instance: String, forceDescriptor: Bool, locks: Bool = false) {
+        self.locks = locks
         self.pool = pool; self.threads = threads; self.niceness = niceness; self.lock = lock
         self.stuckMilliseconds = stuckMilliseconds; self.instance = instance; self.forceDescriptor = forceDescriptor
     }
@@ -95,7 +99,7 @@ public struct ChunkAssignment: Hashable, Codable, Sendable {
 public enum CopySource: Hashable, Codable, Sendable { case pool, buffer(tier: Tier, instance: String) }
 
 public enum StagerRequest: Codable, Sendable {
-    /// First message. Descriptors: the pool's segments in order, then the listening socket SOCKET.memory.
+    /// First message. Descriptors: the pool's segments in order, then the listening socket SOCKET.memory, then the index where it says so.
     case start(StagerStart)
     /// -> sessionOpened. `pid` is the peer's by SO_PEERCRED.
     case openSession(token: String, uid: UInt32, pid: Int32)

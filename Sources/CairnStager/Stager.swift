@@ -48,6 +48,8 @@ final class Stager {
     private struct LayoutKey: Hashable { var session: String, layout: Int }
 
     private let start: StagerStart
+    /// Open, and so locked, until the process is gone: a process loses its locks with any descriptor of the file that it closes.
+    private let index: Descriptor?
     private let outbox: Outbox
     private let sessions = SessionTable()
     private var layouts: [LayoutKey: StageLayout] = [:]
@@ -58,12 +60,16 @@ final class Stager {
     private let memorySocket: MemorySocket
 
     init(_ start: StagerStart, _ descriptors: [Descriptor], _ channel: BlockingFrameChannel) throws {
-        guard descriptors.count == start.pool.segments + 1, let listener = descriptors.last else {
-            throw StagerFailure("\(descriptors.count) descriptors with 'start', \(start.pool.segments + 1) are expected")
+        let expected = start.pool.segments + (start.locks ? 2 : 1)
+        guard descriptors.count == expected else { throw StagerFailure("\(descriptors.count) descriptors with 'start', \(expected) are expected") }
+        let listener = descriptors[start.pool.segments]
+        index = start.locks ? descriptors.last : nil
+        if let index, try !SharedMemory(descriptor: index, bytes: 1).lock(byte: StagerStart.lockByte) {
+            throw StagerFailure("another stager still holds the pool")
         }
         self.start = start
         outbox = Outbox(channel)
-        let pool = try PoolMemory(start.pool, segments: Array(descriptors.dropLast()))
+        let pool = try PoolMemory(start.pool, segments: Array(descriptors.prefix(start.pool.segments)))
         filler = PoolFiller(pool, lock: start.lock, outbox: outbox)
         queue = StagingQueue(start.pool, outbox: outbox)
         copies = CopyThreads(queue, pool: pool, niceness: start.niceness, stuckMilliseconds: start.stuckMilliseconds)

@@ -7,6 +7,8 @@ public struct ParsedHeader: Sendable {
     public let runName: String, save: SaveID, rank: Int, worldSize: Int
     public let layoutDigest: String, dataStart: Int
     public let table: RankTable
+    /// As `make` gave it, but for the header's own bytes.
+    public let plan: FilePlan
 }
 
 extension FileHeader {
@@ -71,7 +73,8 @@ extension FileHeader {
         let stored = layout.entries.map { StoredShard(shard: $0.shard, fileOffset: dataStart + $0.dataOffset, bytes: $0.bytes) }
         let table = RankTable(rank: metadata.rank, fileBytes: fileBytes, shards: stored, objects: objects)
         return ParsedHeader(runName: metadata.runName, save: metadata.save, rank: metadata.rank, worldSize: metadata.worldSize,
-                            layoutDigest: metadata.layoutDigest, dataStart: dataStart, table: table)
+                            layoutDigest: metadata.layoutDigest, dataStart: dataStart, table: table,
+                            plan: FilePlan(headerBytes: [], dataStart: dataStart, fileBytes: fileBytes, objects: objects, layout: layout))
     }
 
     private static func shard(_ tensor: RawTensor, _ extra: TableEntry, _ savedOffsets: [Int], rank: Int) throws(FileHeaderError) -> Shard {

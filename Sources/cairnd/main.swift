@@ -87,7 +87,7 @@ do {
     try? ProcessFacts.raiseOpenFilesLimit()
     try? ProcessFacts.raiseMemoryLockLimit()
     let log = try Log()
-    let daemon = try Daemon(configuration: configuration, file: file, log: log)
+    let daemon = try Daemon(configuration: configuration, file: file, isSocketGiven: socket != nil, log: log)
     try daemon.watchSignals()
     try daemon.start()
     daemon.loop.run()

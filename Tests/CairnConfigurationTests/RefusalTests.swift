@@ -55,6 +55,7 @@ struct Mistake: Sendable, CustomTestStringConvertible {
         Mistake(.badValue, 2, 14, "expected a size", "'4294967296'", text: minimal("pool: {size: 4294967296}")),
         Mistake(.badValue, 2, 14, "expected a size", "'99999999TiB'", text: minimal("pool: {size: 99999999TiB}")),
         Mistake(.badValue, 2, 14, "at least 16 chunks (128MiB)", "found 120MiB", text: minimal("pool: {size: 120MiB}")),
+        Mistake(.badValue, 2, 14, "at most 240GiB", "found 300GiB", text: minimal("pool: {size: 300GiB}")),
         Mistake(.badValue, 2, 14, "multiple of 8MiB", "found 129MiB", text: minimal("pool: {size: 129MiB}")),
         Mistake(.badValue, 2, 15, "expected 8MiB", "found 4MiB", text: minimal("pool: {chunk: 4MiB}")),
         Mistake(.badValue, 2, 14, "expected true, false or auto", "'yes'", text: minimal("pool: {lock: yes}")),

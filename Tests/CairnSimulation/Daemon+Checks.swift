@@ -18,7 +18,7 @@ extension Daemon {
         }
         if notice.level == record.level, notice.level != .failed, !record.ended { return world.told(self, notice) }   // progress
         // It goes further than it was to: as far as is told, until the promotion's own answer says how far.
-        if record.ended, let raised = record.promoting, notice.level > record.level {
+        if record.ended || notice.level > record.finalLevel, let raised = record.promoting, notice.level > record.level {
             record.finalLevel = notice.level == .local ? min(raised, world.settings.finalLevel(.local)) : raised
         }
         if record.ended, notice.level != record.level { return world.fail("I4: \(key) ended as \(record.level) and is then told \(notice.level)") }
@@ -82,7 +82,7 @@ extension Daemon {
     func checkEviction(of slot: Int) {
         guard let (handle, chunk) = pool.assigned[slot], let record = records[handle], record.staged.contains(chunk), record.level != .failed else { return }
         if record.isHeld {
-            // One that failed since gave back what it had taken over by then.
+            // One whose save has failed is over; slots that were given back before that are given out while it is cancelled.
             guard let sealed = record.sealed else { return world.fail("I1: slot \(slot) is given out while held save \(record.key) waits for its Seal") }
             if let source = sealed.source, let chunk = source.needs.indices.first(where: { source.needs[$0].contains(chunk) && !sealed.staged.contains($0) }) {
                 world.fail("I5: slot \(slot) is given out while chunk \(chunk) of \(sealed.key) is still to be made of it")

@@ -8,7 +8,10 @@ extension Daemon {
         life += 1
         up = true
         engine = Engine(limits: world.settings.limits, tiers: world.settings.tiers, retention: world.settings.retention)
+        let former = pool
         pool = PoolModel(slots: world.settings.limits.slots)
+        // A dead worker's write may still read a slot: it goes to a name that nobody publishes.
+        for part in kept.values { for slot in part.part.slots { pool.contents[slot] = former.contents[slot] } }
         records = [:]
         recordsByKey = [:]
         fileNumbers = []
@@ -19,6 +22,7 @@ extension Daemon {
         promotions = []
         healthySince = world.now
         world.note("d\(index): starts")
+        takeUp()
         startStager()
         for tier in world.settings.tiers { startWorker(tier) }
     }
@@ -30,6 +34,7 @@ extension Daemon {
         world.mark(node ? .nodeCrashed : .daemonCrashed)
         up = false
         life += 1
+        if node || !world.may(.keptMemory) || world.random.once(in: 2) { kept = [:] }
         stager?.die()
         stager = nil
         for (_, worker) in workers.sorted(by: { $0.key.rawValue < $1.key.rawValue }) { worker.die() }
@@ -52,6 +57,34 @@ extension Daemon {
         }
         if downMs > 3_000 { world.mark(.daemonLongDead) }
         world.after(downMs * World.ms) { [self] in start() }
+    }
+
+    /// What the former process wrote down of its pool, unless that was lost with it.
+    private func takeUp() {
+        let former = kept.sorted { $0.key < $1.key }.map(\.value)
+        kept = [:]
+        guard !former.isEmpty else { return }
+        var parts: [KeptRankSave] = []
+        for (part, record) in former {
+            var part = part
+            part.handle = newHandle()
+            for (chunk, slot) in part.slots.enumerated() {
+                if pool.contents[slot] != .chunk(record.content(chunk)) { world.fail("I7: slot \(slot) is kept as chunk \(chunk) of \(record.key), and holds something else") }
+                pool.assigned[slot] = (part.handle, chunk)
+            }
+            let taken = SaveRecord(key: record.key, handle: part.handle, upto: part.upto, finalLevel: world.settings.finalLevel(part.upto), fileBytes: record.fileBytes,
+                                   nonce: record.nonce, acceptedAt: world.now, session: nil, recovered: false, token: record.token, worldSize: record.worldSize,
+                                   participants: record.participants, parent: record.parent)
+            taken.staged = Set(0..<record.chunkCount)
+            if let others = former.map(\.part).filter({ $0.key.save == record.key.save }).map(\.saveUpto).max() { taken.promoting = world.settings.finalLevel(others) }
+            records[part.handle] = taken
+            recordsByKey[record.key] = taken
+            kept[part.handle] = (part, taken)
+            parts.append(part)
+            if record.level == .failed { world.fail("I4: \(record.key) was told failed and is taken up") }
+            world.mark(part.committed == nil ? .keptTakenUp : .keptAsCommitted)
+        }
+        deliver(.kept(parts))
     }
 
     private func startStager() {

@@ -18,6 +18,8 @@ final class Daemon {
     /// By the handles that this life's engine knows.
     var records: [Int: SaveRecord] = [:]
     var recordsByKey: [RankSaveKey: SaveRecord] = [:]
+    /// What is written down to outlive this life, by handle.
+    var kept: [Int: (part: KeptRankSave, record: SaveRecord)] = [:]
     var fileNumbers: Set<Int> = []
     var sessions: [String: Rank] = [:]
     var calls: [CallID: (Answer) -> Void] = [:]
@@ -81,7 +83,14 @@ final class Daemon {
         case .reply(let id, let answer):
             if !answered.insert(id).inserted { world.fail("I4: call \(id) is answered twice: \(answer)") }
             calls.removeValue(forKey: id)?(answer)
-        case .stager(let request): stager?.handle(request)
+        case .stager(let request):
+            if case .stage(let chunks) = request {
+                let given = Set(chunks.map(\.slot))
+                kept = kept.filter { given.isDisjoint(with: $0.value.part.slots) }
+            }
+            stager?.handle(request)
+        case .keep(let handle): kept[handle] = engine.kept(handle: handle).flatMap { part in records[handle].map { (part, $0) } }
+        case .drop(let handle): kept[handle] = nil
         case .tier(let tier, let request):
             guard let worker = workers[tier] else { return world.fail("I10: \(request) is sent to the \(tier) worker, which is down") }
             if let (id, save) = request.subject { subjects[id] = save }
@@ -96,6 +105,7 @@ final class Daemon {
         case .recordDecision(let tier, let id, _, let save): workers[tier]?.recordDecision(id, save)
         case .tell(let notice): checkNotice(notice)
         case .forget(let handle):
+            kept[handle] = nil
             if let record = records.removeValue(forKey: handle), record.isHeld { recordsByKey[record.key] = nil }
         case .endSession(let token, _, let replaced):
             if !replaced, let rank = sessions.removeValue(forKey: token) { rank.ended() }

@@ -4,7 +4,7 @@ public enum FaultKind: String, CaseIterable, Sendable {
     // Ranks.
     case rankDeath, hangUp, missedSave, refusal, lag, failedLoad, reconnect
     // Processes and nodes.
-    case daemonCrash, nodeCrash, longDeath, workerDeath, stagerDeath, slowDaemon
+    case daemonCrash, keptMemory, nodeCrash, longDeath, workerDeath, stagerDeath, slowDaemon
     // Disks.
     case stall, noSpace, errors, lateEffects, delayedView, outage, damage
     // Launches.

@@ -21,7 +21,7 @@ public enum Situation: String, CaseIterable, Sendable {
     case evicted, readBack, synced, slotsRested, noSpaceMet, errorMet, replyLost, lateEffect, lateWrite, lateLink, linkTaken
     case viewDelayed, linkLostByNodeCrash, scanFoundParts, retentionRemoved, outageBegan
     // Processes.
-    case daemonCrashed, nodeCrashed, daemonLongDead, workerDied, stagerDied, workerStalled, rankHungUp, rankRefused, rankMissedSave
+    case daemonCrashed, keptTakenUp, keptAsCommitted, nodeCrashed, daemonLongDead, workerDied, stagerDied, workerStalled, rankHungUp, rankRefused, rankMissedSave
 }
 
 /// What a set of histories came to.

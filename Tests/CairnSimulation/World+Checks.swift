@@ -201,6 +201,7 @@ extension Event {
         case .promote: 8
         case .discard: 47
         case .put: 48
+        case .kept: 49
         case .callGone: 9
         case .stagerReady: 10
         case .stagerLost: 11

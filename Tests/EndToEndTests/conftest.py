@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,8 +60,8 @@ def cluster() -> Iterator[Cluster]:
     sessions: list[tuple[Daemon, int]] = []
     start = Daemon.start
 
-    def remember(daemon: Daemon) -> Daemon:
-        started = start(daemon)
+    def remember(daemon: Daemon, *how: Any, **options: Any) -> Daemon:
+        started = start(daemon, *how, **options)
         sessions.append((daemon, daemon.pid))
         return started
 

@@ -121,6 +121,9 @@ MUTATIONS = [
     Mutation("a restore does not wait for what older attempts left", ("I1", "I4"), ENGINE, "Engine+Restore.swift",
              "        if place == committing, !attempt.isCleared, now - restore.startedAt < bound { return clear(attempt) }\n", "        _ = bound\n"),
 
+    # What outlives the process.
+    Mutation("what has failed outlives the process", ("I4",), ENGINE, "Engine+Staging.swift", "        drop(rankSave)\n", ""),
+
     # Retention.
     Mutation("retention deletes the newest", ("I3", "I1"), SIMULATION, "TierModel+Housekeeping.swift",
              "doomed = known.dropFirst(max(1, keep ?? Int.max))", "doomed = known.dropFirst(max(0, (keep ?? Int.max) - 1))"),

@@ -40,6 +40,10 @@ int cairn_direct_alignment(int fd);
 /// Of the mount that this was opened through; 0 where the kernel does not say.
 uint64_t cairn_mount_id(int fd);
 int cairn_try_lock(int fd);
+/// A byte of a file, locked by this *process* until it is gone, be it stuck in the kernel: descriptors that it handed on do not share that.
+int cairn_lock_byte(int fd, int64_t byte);
+/// 1: another process has it, `pid` is its (0: of another namespace); 0: nobody.
+int cairn_byte_owner(int fd, int64_t byte, int32_t *pid);
 
 // Memory
 enum { CAIRN_SEAL_SEAL = 1, CAIRN_SEAL_SHRINK = 2, CAIRN_SEAL_GROW = 4, CAIRN_SEAL_WRITE = 8 };

@@ -73,8 +73,9 @@ final class PlannedSave {
         table.rank = rank
         return table
     }
-    /// The manifest's record and name, made once: both tiers get the same bytes.
+    /// The manifest's record and name, made once: both tiers get the same bytes. And how far it says that the save is to go.
     var manifest: (name: String, bytes: [UInt8])?
+    var manifestUpto: Level?
     /// What the rank has yet to put; nil: the save streams nothing.
     var stream: StreamCursor?
     /// What stands as files of their own beside it.

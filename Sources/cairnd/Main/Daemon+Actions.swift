@@ -13,6 +13,7 @@ extension Daemon {
             if case .begin(let begin) = request {
                 stager.send(request, payload: plans[begin.handle]?.plan.takeHeader() ?? [])
             } else {
+                if case .stage(let chunks) = request { kept?.giveOut(chunks.map(\.slot)) }
                 stager.send(request)
             }
         case .tier(let tier, .write(let writes)): tierLinks[tier]?.send(TierRequest.write(writes.map(withInstance)))
@@ -23,7 +24,10 @@ extension Daemon {
             assert(!decisionRecord.isEmpty, "a copy of save \(save)'s decision without its record")
             tierLinks[tier]?.send(TierRequest.recordDecision(id: id, run: run, save: save), payload: decisionRecord)
         case .tell(let notice): tell(notice)
+        case .keep(let handle): keep(handle)
+        case .drop(let handle): kept?.drop(handle)
         case .forget(let handle):
+            kept?.drop(handle)
             plans[handle] = nil
             if restoring?.handles.contains(handle) == true { restoring = nil }
         case .endSession(let token, let reason, let replaced):
@@ -53,11 +57,13 @@ extension Daemon {
         if let made = plan.manifest {
             manifest = made
         } else {
+            let upto = plan.manifestUpto ?? engine.upto(ofHandle: handle) ?? plan.upto
+            plan.manifestUpto = upto
             let record = Record.encode(Manifest(
                 run: plan.run, save: plan.save, rank: plan.rank, worldSize: plan.worldSize, layoutDigest: plan.layoutDigest,
                 fileBytes: plan.plan.fileBytes, dataStart: plan.plan.dataStart, crcs: plan.crcs, count: facts.count,
                 parent: plan.rank == 0 ? plan.parent : nil, previous: facts.previous, participants: facts.participants,
-                upto: engine.upto(ofHandle: handle) ?? plan.upto, metadata: plan.rank == 0 ? plan.metadata : nil, files: plan.files, savedAt: plan.savedAt, node: node))
+                upto: upto, metadata: plan.rank == 0 ? plan.metadata : nil, files: plan.files, savedAt: plan.savedAt, node: node))
             manifest = (Names.manifest(rank: plan.rank, digest: Record.nameDigest(record)), record)
             plan.manifest = manifest
         }

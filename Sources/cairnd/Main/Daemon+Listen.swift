@@ -7,9 +7,9 @@ struct StartFailure: Error, CustomStringConvertible {
 }
 
 extension Daemon {
-    static func listen(_ configuration: Configuration) throws -> (control: Descriptor, memory: Descriptor, ours: Bool) {
+    static func listen(_ configuration: Configuration, passed: [(name: String, descriptor: Descriptor)])
+        throws -> (control: Descriptor, memory: Descriptor, ours: Bool) {
         let path = configuration.socket, memory = configuration.memorySocket
-        let passed = SystemdNotify.listenDescriptors()
         if !passed.isEmpty {
             guard let control = passed.first(where: { UnixSocket.localPath($0.descriptor) == path }),
                   let attach = passed.first(where: { UnixSocket.localPath($0.descriptor) == memory }) else {

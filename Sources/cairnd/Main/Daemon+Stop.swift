@@ -10,6 +10,7 @@ extension Daemon {
         for number in [Signals.terminate, Signals.interrupt] {
             _ = try loop.signal(number) { [unowned self] in stop(drain: !stopping) }
         }
+        _ = try loop.signal(Signals.hangUp) { [unowned self] in reload() }
     }
 
     func stop(drain: Bool) {
@@ -23,11 +24,19 @@ extension Daemon {
         guard drain, engine.drainableCount > 0 else { return endWorkers() }
         log.write(.notice, "stopping: \(engine.drainableCount) saves are staged and still being flushed")
         let end = loop.nowNanoseconds + DaemonLimits.drainMilliseconds * 1_000_000
+        var written = -1, moved = loop.nowNanoseconds
         var timer: LoopTimer?
         timer = loop.timer(afterMilliseconds: 50, repeatMilliseconds: 50) { [unowned self] in
-            guard engine.drainableCount == 0 || loop.nowNanoseconds > end else { return }
+            let now = engine.tierReports.reduce(0) { $0 + $1.writtenBytes }
+            if now != written { (written, moved) = (now, loop.nowNanoseconds) }
+            // Where the memory outlives this process, a restart need not wait for a filesystem that hangs: the next one goes on.
+            let isLeft = kept != nil && loop.nowNanoseconds > moved + DaemonLimits.drainStillMilliseconds * 1_000_000
+            guard engine.drainableCount == 0 || isLeft || loop.nowNanoseconds > end else { return }
             timer?.stop()
-            if engine.drainableCount > 0 { log.write(.warning, "stopped with \(engine.drainableCount) saves not flushed: the time was up") }
+            if engine.drainableCount > 0 {
+                log.write(.warning, "stopped with \(engine.drainableCount) saves not flushed: " + (isLeft ? "nothing was written for "
+                    + "\(DaemonLimits.drainStillMilliseconds / 1000) s; after a restart the next process goes on with them, after a stop they are lost" : "the time was up"))
+            }
             endWorkers()
         }
     }

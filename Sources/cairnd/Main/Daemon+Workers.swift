@@ -24,8 +24,8 @@ extension Daemon {
             link.send(StagerRequest.start(StagerStart(
                 pool: poolShape, threads: StagerStart.threads(ofCores: cores), niceness: 19, lock: configuration.pool.lock != .never,
                 stuckMilliseconds: configuration.limits.fenceMs, instance: link.instance,
-                forceDescriptor: ProcessFacts.environment("CAIRN_FORCE_MEMORY_DESCRIPTOR") == "1")),
-                descriptors: poolSegments.map(\.descriptor) + [memoryListener])
+                forceDescriptor: ProcessFacts.environment("CAIRN_FORCE_MEMORY_DESCRIPTOR") == "1", locks: kept != nil)),
+                descriptors: poolSegments.map(\.descriptor) + [memoryListener] + (kept.map { [$0.index.memory.descriptor] } ?? []))
         }
         stager.onFrame = { [unowned self] frame in stagerFrame(frame) }
         stager.onLost = { [unowned self] reason in
@@ -58,8 +58,13 @@ extension Daemon {
             }
         }
         stager.start()
+        if !beginTakingUp() { startTiers() }
+    }
+
+    func startTiers() {
+        SystemdNotify.send(state: "STATUS=starting: the pool is filled and the tiers are opened")
         for tier in engine.tiers { tierLinks[tier]?.start() }
-        loop.timer(afterMilliseconds: DaemonLimits.workerStartMilliseconds) { [unowned self] in
+        loop.timer(afterMilliseconds: hasTakenUp ? DaemonLimits.workerRestartMilliseconds : DaemonLimits.workerStartMilliseconds) { [unowned self] in
             for tier in engine.tiers where tierLinks[tier]?.state == .starting {
                 log.write(.error, "the \(tier) tier has not answered yet (its filesystem hangs?): going on without it until it does")
             }
@@ -131,7 +136,7 @@ extension Daemon {
             filledSlots = 0
             lockedSlots = 0
             hugeSlots = 0
-            deliver(.stagerReady)
+            if takingUp != nil { takeUpNext() } else { deliver(.stagerReady) }
             for (tier, link) in tierLinks where link.state == .up { announceBuffer(tier, link) }
         case .filled(let slots, let locked, let huge, let note):
             filledSlots = max(filledSlots, slots)
@@ -142,7 +147,7 @@ extension Daemon {
                 log.write(configuration.pool.lock == .always ? .error : .warning, note)
                 if configuration.pool.lock == .always, !isReady { return fail("pool.lock is true, but \(note)") }
             }
-            deliver(.stager(reply))
+            if takingUp != nil { takingUp?.filled = reply } else { deliver(.stager(reply)) }
             becomeReady(evenWithoutTiers: false)
         case .staged(let chunks): staged(chunks, payload: frame.payload)
         case .copiedOut(let id): copies.removeValue(forKey: id)?(.done)
@@ -201,7 +206,8 @@ extension Daemon {
         case .startFailed(let failure):
             link.lastFailure = failure.text
             // A configuration that cannot work ends the daemon; a filesystem that is not there at this moment, or full, is waited for.
-            if !isReady, link.restarts == 0, ![.unreachable, .missing, .noSpace].contains(failure.kind) || engine.tiers.count == 1 { fail("\(tier) tier: \(failure.text)") }
+            // One that goes on with a former process's memory waits for every tier: a worker of that process may still hold it.
+            if !isReady, !hasTakenUp, link.restarts == 0, ![.unreachable, .missing, .noSpace].contains(failure.kind) || engine.tiers.count == 1 { fail("\(tier) tier: \(failure.text)") }
         case .gone(let failure): link.lastFailure = failure.text
         case .stored(let file): stored.add(file)
         default:
@@ -261,7 +267,7 @@ extension Daemon {
 
     /// The first 256 MiB of the pool and every tier, but those that are down: then ranks are served well. The rest of the pool fills behind.
     func becomeReady(evenWithoutTiers: Bool) {
-        guard !isReady, !stopping else { return }
+        guard !isReady, !stopping, takingUp == nil else { return }
         let enough = min(poolShape.slots, DaemonLimits.readyPoolBytes / Sizes.chunkBytes)
         guard filledSlots >= enough else { return }
         guard evenWithoutTiers || engine.tiers.allSatisfy({ tierLinks[$0]?.state != .starting }) else { return }

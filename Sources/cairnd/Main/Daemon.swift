@@ -2,7 +2,7 @@
 // worker links. No call here can be blocked by a filesystem or by a rank's memory (I9): those are the workers'.
 //   client bytes -> Connection -> handle(call) -> Event -> Engine -> Actions -> perform: replies, worker requests, notices
 //   worker frames -> WorkerLink -> stagerFrame / tierFrame -> Event -> …
-// Files: Daemon+Workers (links, frames), Daemon+Actions (what the engine asks for), Daemon+Stop, Calls/ (the interfaces).
+// Files: Daemon+Workers (links, frames), Daemon+Kept (what a former process left in the pool), Daemon+Reload (SIGHUP), Daemon+Actions (what the engine asks for), Daemon+Stop, Calls/ (the interfaces).
 import CairnConfiguration
 import CairnEngine
 import CairnIO
@@ -15,7 +15,10 @@ import FoundationEssentials
 final class Daemon {
     let loop: EventLoop
     let log: Log
-    let configuration: Configuration
+    /// SIGHUP changes some of it (Daemon+Reload).
+    var configuration: Configuration
+    let isSocketGiven: Bool
+    var isReloading = false
     let configurationFile: String?
     let engine: Engine
     let node: String
@@ -23,7 +26,12 @@ final class Daemon {
     let startedAt = Clock.monotonicNanoseconds()
     let poolShape: PoolShape
     let poolSegments: [SharedMemory]
-    let operators: OperatorRule
+    /// What of the pool outlives this process; nil: no service manager keeps it.
+    let kept: KeptMemory?
+    /// Until what a former process kept is taken up, no tier is started and no rank is served.
+    var takingUp: TakingUp?
+    var hasTakenUp = false
+    var operators: OperatorRule
 
     let stager: WorkerLink
     var tierLinks: [Tier: WorkerLink] = [:]
@@ -76,36 +84,31 @@ final class Daemon {
     var counters = Counters()
     var fatal: String?
 
-    init(configuration: Configuration, file: String?, log: Log) throws {
+    init(configuration: Configuration, file: String?, isSocketGiven: Bool, log: Log) throws {
         self.configuration = configuration
         configurationFile = file
+        self.isSocketGiven = isSocketGiven
         self.log = log
         loop = try EventLoop()
         node = Daemon.nodeName(configuration)
         var limits = EngineLimits()
         limits.slots = configuration.pool.sizeBytes / Sizes.chunkBytes
-        limits.inFlightPerRank = configuration.limits.inFlightPerRank
-        limits.fenceMs = configuration.limits.fenceMs
-        limits.commitTimeoutMs = configuration.limits.commitTimeoutMs
-        limits.attemptTimeoutMs = configuration.limits.attemptTimeoutMs
+        Daemon.set(&limits, configuration.limits)
         // Sixteen hex digits are a number of 64 bits.
         limits.jitterSeed = UInt64(Entropy.hex(bytes: 8), radix: 16) ?? 0
         var tiers: [Tier] = []
         if configuration.tiers.local != nil { tiers.append(.local) }
         if configuration.tiers.global != nil { tiers.append(.global) }
-        let local = configuration.retention.local, global = configuration.retention.global
-        engine = Engine(limits: limits, tiers: tiers, retention: [
-            .local: Engine.Retention(keep: local.keep, keepPeriod: local.keepPeriod),
-            .global: Engine.Retention(keep: global.keep, keepPeriod: global.keepPeriod),
-        ])
+        engine = Engine(limits: limits, tiers: tiers, retention: Daemon.retention(configuration))
         poolShape = PoolShape(slots: limits.slots)
         let shape = poolShape
-        poolSegments = try (0..<shape.segments).map { try SharedMemory.create(name: "cairn-pool-\($0)", bytes: shape.bytes(ofSegment: $0)) }
+        var passed = SystemdNotify.listenDescriptors()
+        (poolSegments, kept) = try KeptMemory.begin(&passed, shape: shape, node: node, log: log)
         operators = OperatorRule(configuration.operators)
         let messageBytes = configuration.limits.messageBytes
         clientMemory = ClientMemory(userLimit: DaemonLimits.messagesPerUser * messageBytes, limit: DaemonLimits.messages * messageBytes)
         connectionLimit = min(DaemonLimits.connections, max(16, (ProcessFacts.openFilesLimit() - DaemonLimits.reservedFiles) / 2))
-        (listener, memoryListener, socketsAreOurs) = try Daemon.listen(configuration)
+        (listener, memoryListener, socketsAreOurs) = try Daemon.listen(configuration, passed: passed)
         if !UnixSocket.refuseDescriptors(listener) { log.write(.info, "this kernel, older than 6.16, lets clients send descriptors where none is taken") }
         stager = WorkerLink(role: "stager", loop: loop)
         for tier in tiers { tierLinks[tier] = WorkerLink(role: tier.rawValue, loop: loop) }
@@ -119,6 +122,10 @@ final class Daemon {
     }
 
     func start() throws {
+        // From READY on; a loop that hangs gives no sign, and the manager starts the next process.
+        if let milliseconds = SystemdNotify.watchdogMilliseconds() {
+            loop.timer(afterMilliseconds: 0, repeatMilliseconds: milliseconds) { SystemdNotify.send(state: "WATCHDOG=1") }
+        }
         try startWorkers()
         listenWatch = try loop.watch(listener, events: .readable) { [unowned self] _ in acceptClients() }
         log.write(.notice, "cairnd \(CairnVersion.text) on \(node): socket '\(configuration.socket)', pool \(poolShape.slots * Sizes.chunkBytes >> 20) MiB, "

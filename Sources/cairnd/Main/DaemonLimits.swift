@@ -48,8 +48,15 @@ enum DaemonLimits {
     static let spaceSeconds = 1
     /// A worker's answer to `start` is waited for this long before the daemon goes on without it.
     static let workerStartMilliseconds = 10_000
+    /// The same after a restart that kept the memory: a tier that hung before may hang still, and nobody is to wait for it.
+    static let workerRestartMilliseconds = 2_000
     /// A killed daemon's stager has this long to end before its successor takes the socket.
     static let predecessorMilliseconds = 5_000
+    /// Of what a former process kept: parts whose blocks are checked at once, and chunks of one check.
+    static let keptChecks = 4
+    static let keptCheckChunks = 64
+    /// By how much a start that still checks puts off the service manager's timeout.
+    static let startExtensionSeconds = 30
     /// Restarts of a worker: first and longest wait.
     static let restartFirstMilliseconds = 200
     static let restartLongestMilliseconds = 30_000
@@ -57,6 +64,8 @@ enum DaemonLimits {
     static let restartPatienceMilliseconds = 5_000
     /// After SIGTERM: what is staged is flushed this long, then the workers have this long to end.
     static let drainMilliseconds = 20_000
+    /// With memory that outlives the process: a flush that writes nothing for so long is left to the next one.
+    static let drainStillMilliseconds = 3_000
     static let workerEndMilliseconds = 2_000
     /// The engine's timers, while it has any.
     static let tickMilliseconds = 20
