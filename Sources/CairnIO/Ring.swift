@@ -24,8 +24,8 @@ import Glibc
     /// ENOSYS, EPERM, EACCES or ENOMEM where it is refused (default containers, RHEL): the caller takes threads instead.
     public init(depth: Int) throws(IOFailure) {
         precondition((1...4096).contains(depth), "ring of \(depth)")
-        self.depth = depth
-        unsafe ring = .allocate(capacity: 1)
+        // Not yet self's: an init that throws with all of self set would run deinit too, and free what was never made.
+        let ring = UnsafeMutablePointer<io_uring>.allocate(capacity: 1)
         var result: Int32 = -ENOSYS
         // The flags since kernel 5.19 and 6.0; older kernels say EINVAL.
         for flags in [UInt32(IORING_SETUP_COOP_TASKRUN) | UInt32(IORING_SETUP_SINGLE_ISSUER), UInt32(IORING_SETUP_COOP_TASKRUN), 0] {
@@ -37,6 +37,8 @@ import Glibc
             unsafe ring.deallocate()
             throw IOFailure(operation: "io_uring_queue_init", errno: -result)
         }
+        self.depth = depth
+        unsafe self.ring = ring
     }
 
     deinit {
