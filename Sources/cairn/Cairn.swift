@@ -33,7 +33,7 @@ struct Cairn: ParsableCommand {
             """,
         version: CairnVersion.text,
         subcommands: [StatusCommand.self, ListCommand.self, ShowCommand.self, PathCommand.self, VerifyCommand.self, WatchCommand.self,
-                      BranchCommand.self, PinCommand.self, UnpinCommand.self, DeleteCommand.self, DrainCommand.self, MetricsCommand.self, BenchCommand.self])
+                      BranchCommand.self, PinCommand.self, UnpinCommand.self, DeleteCommand.self, RetainCommand.self, DrainCommand.self, MetricsCommand.self, BenchCommand.self])
 
     static func main() {
         Terminal.prepare()

@@ -70,6 +70,7 @@ final class Daemon {
     var lockNote: String?
     var isReady = false
     var stopping = false
+    var isEvicting = false
     var counters = Counters()
     var fatal: String?
 
@@ -90,11 +91,7 @@ final class Daemon {
         var tiers: [Tier] = []
         if configuration.tiers.local != nil { tiers.append(.local) }
         if configuration.tiers.global != nil { tiers.append(.global) }
-        let local = configuration.retention.local, global = configuration.retention.global
-        engine = Engine(limits: limits, tiers: tiers, retention: [
-            .local: Engine.Retention(keep: local.keep, keepPeriod: local.keepPeriod),
-            .global: Engine.Retention(keep: global.keep, keepPeriod: global.keepPeriod),
-        ])
+        engine = Engine(limits: limits, tiers: tiers, retention: [.local: configuration.retention.local, .global: configuration.retention.global])
         poolShape = PoolShape(slots: limits.slots)
         let shape = poolShape
         poolSegments = try (0..<shape.segments).map { try SharedMemory.create(name: "cairn-pool-\($0)", bytes: shape.bytes(ofSegment: $0)) }
@@ -117,6 +114,7 @@ final class Daemon {
 
     func start() throws {
         try startWorkers()
+        watchWatermarks()
         listenWatch = try loop.watch(listener, events: .readable) { [unowned self] _ in acceptClients() }
         log.write(.notice, "cairnd \(CairnVersion.text) on \(node): socket '\(configuration.socket)', pool \(poolShape.slots * Sizes.chunkBytes >> 20) MiB, "
             + "tiers \(engine.tiers.map(\.rawValue).joined(separator: " and ")) (commits on \(engine.committing.rawValue))")

@@ -54,6 +54,10 @@ enum DaemonLimits {
     /// After SIGTERM: what is staged is flushed this long, then the workers have this long to end.
     static let drainMilliseconds = 20_000
     static let workerEndMilliseconds = 2_000
+    /// How often the local tier's space is held against its watermarks.
+    static let watermarkMilliseconds = 10_000
+    /// After a look that let nothing go.
+    static let evictionPauseMilliseconds = 600_000
     /// The engine's timers, while it has any.
     static let tickMilliseconds = 20
     /// READY is sent once so much of the pool is there.
