@@ -183,6 +183,14 @@ extension Operations {
 
         type RetainedRun (uid: int, run: string, tiers: []RetainedTier)
 
+        # What one change would allow at best.
+        type Lever (
+          # pool, globalTier, compression or memory.
+          change: string,
+          intervalMs: int,
+          usefulPpm: int
+        )
+
         type Event (
           uid: int,
           run: string,
@@ -232,6 +240,12 @@ extension Operations {
         # Applies retention to a run, or to all that the caller sees, and says of each step what was decided. With dryRun nothing is removed.
         # evictBytes: how much the local tier is above its low watermark, once it is above its high one.
         method Retain(uid: ?int, run: ?string, dryRun: bool) -> (runs: []RetainedRun, evictBytes: int)
+
+        # The interval between saves that wastes least, by what was measured of the run's last saves since the daemon's start, for a mean time
+        # between failures. Measured: medians; blocked is what a rank was held up, by save() and at the fence. Shares are of time, in millionths.
+        # NoSuchRun where nothing was measured.
+        method Advise(uid: ?int, run: string, mtbfSeconds: int)
+          -> (saves: int, bytes: int, intervalMs: ?int, blockedUs: int, stagedMs: ?int, localMs: ?int, committedMs: ?int, restoreMs: ?int, youngMs: int, dalyMs: int, bestMs: int, usefulNowPpm: ?int, usefulBestPpm: int, levers: []Lever)
 
         # Requires more. Finishes flushing what is accepted; replies tell what remains, the last one has finished set.
         method Drain(uid: ?int, run: ?string, timeoutMs: ?int) -> (saves: int, bytes: int, finished: bool)

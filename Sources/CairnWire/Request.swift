@@ -41,6 +41,7 @@ extension Operations {
         case unpin(Unpin.Parameters)
         case delete(Delete.Parameters)
         case retain(Retain.Parameters)
+        case advise(Advise.Parameters)
         case drain(Drain.Parameters)
         case watch(Watch.Parameters)
         case metrics(Metrics.Parameters)
@@ -92,6 +93,7 @@ struct RequestReader: Sendable {
         add(Operations.Unpin.self) { .operations(.unpin($0)) }
         add(Operations.Delete.self) { .operations(.delete($0)) }
         add(Operations.Retain.self) { .operations(.retain($0)) }
+        add(Operations.Advise.self) { .operations(.advise($0)) }
         add(Operations.Drain.self) { .operations(.drain($0)) }
         add(Operations.Watch.self) { .operations(.watch($0)) }
         add(Operations.Metrics.self) { .operations(.metrics($0)) }

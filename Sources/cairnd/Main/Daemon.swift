@@ -71,6 +71,7 @@ final class Daemon {
     var isReady = false
     var stopping = false
     var isEvicting = false
+    var saveTimes = SaveTimesBook()
     var counters = Counters()
     var fatal: String?
 

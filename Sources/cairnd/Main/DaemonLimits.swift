@@ -54,6 +54,8 @@ enum DaemonLimits {
     /// After SIGTERM: what is staged is flushed this long, then the workers have this long to end.
     static let drainMilliseconds = 20_000
     static let workerEndMilliseconds = 2_000
+    /// Saves of a run whose times are kept, and runs: of more the one that was used longest ago is forgotten.
+    static let timedSaves = 32, timedRuns = 256
     /// How often the local tier's space is held against its watermarks.
     static let watermarkMilliseconds = 10_000
     /// After a look that let nothing go.
