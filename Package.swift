@@ -44,6 +44,9 @@ let package = Package(
         // What `cairn bench` measures, and what it concludes. Without CairnConfiguration: Yams brings all of Foundation, which every start of `cairn` would load.
         .target(name: "CairnBench", dependencies: ["CairnClient", "CairnWire", "CairnTier", "CairnMessages", "CairnModel", "CairnIO"], swiftSettings: strict),
 
+        // What `cairn doctor` looks at, and what it concludes.
+        .target(name: "CairnDoctor", dependencies: ["CairnBench", "CairnClient", "CairnWire", "CairnTier", "CairnModel", "CairnIO"], swiftSettings: strict),
+
         .executableTarget(
             name: "cairnd",
             dependencies: ["CairnModel", "CairnIO", "CairnStore", "CairnEngine", "CairnWire", "CairnMessages",
@@ -51,7 +54,7 @@ let package = Package(
             swiftSettings: strict),
         .executableTarget(
             name: "cairn",
-            dependencies: ["CairnBench", "CairnClient", "CairnWire", "CairnModel", "CairnIO",
+            dependencies: ["CairnBench", "CairnDoctor", "CairnClient", "CairnWire", "CairnModel", "CairnIO",
                            .product(name: "ArgumentParser", package: "swift-argument-parser")],
             swiftSettings: strict),
 
@@ -78,7 +81,8 @@ let package = Package(
         .testTarget(name: "CairnWireTests", dependencies: ["CairnWire", "CairnModel"]),
         .testTarget(name: "CairnClientTests", dependencies: ["CairnClient", "CairnWire", "CairnIO"]),
         .testTarget(name: "CairnBenchTests", dependencies: ["CairnBench", "CairnConfiguration", "CairnModel", "CairnIO"]),
-        .testTarget(name: "CairnConfigurationTests", dependencies: ["CairnConfiguration"]),
+        .testTarget(name: "CairnDoctorTests", dependencies: ["CairnDoctor", "CairnModel"]),
+        .testTarget(name: "CairnConfigurationTests", dependencies: ["CairnConfiguration", "CairnModel"]),
     ],
     swiftLanguageModes: [.v6]
 )

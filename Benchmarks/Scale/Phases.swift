@@ -202,13 +202,13 @@ final class Phases {
         try node.put(try RankPart(small, save: save, rank: 0, count: 1))
         try node.ask { .decide(id: $0, run: world.run, save: save, worldSize: 1, participants: nil, parent: nil) }
         try phase("retain", 0) {
-            guard case .removed(_, [ref.sequence]) = try node.ask({ .retain(id: $0, run: world.run, keep: 1, keepPeriod: nil, protectedSaves: [], protectedSequences: []) }).0
+            guard case .removed(_, let gone) = try node.ask({ .retain(id: $0, run: world.run, rules: RetentionRules(keep: 1), given: RetentionGiven(protectedSaves: [], protectedSequences: [])) }).0, gone.map(\.sequence) == [ref.sequence]
             else { throw ScaleError("the step was not removed") }
         }
         let run = Names.runFolder(world.run)
         guard let gone = try Files.list(root, run).map(\.name).first(where: { $0.hasPrefix(".gone-") }) else { throw ScaleError("nothing was renamed away") }
         try Files.rename(root, from: "\(run)/\(gone)", to: "\(run)/\(Names.gone("old", seconds: Clock.utcSeconds() - 3600))")
-        _ = try phase("delete", 0) { try node.ask { .retain(id: $0, run: world.run, keep: 1, keepPeriod: nil, protectedSaves: [], protectedSequences: []) } }
+        _ = try phase("delete", 0) { try node.ask { .retain(id: $0, run: world.run, rules: RetentionRules(keep: 1), given: RetentionGiven(protectedSaves: [], protectedSequences: [])) } }
         guard try !Files.list(root, run).contains(where: { $0.name.hasPrefix(".gone-") }) else { throw ScaleError("its files were not deleted") }
     }
 }

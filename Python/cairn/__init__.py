@@ -7,6 +7,7 @@ from .errors import (
     AttemptEnded,
     Busy,
     CairnError,
+    CannotAgree,
     CannotConvert,
     CannotStart,
     CannotWatch,
@@ -53,10 +54,10 @@ from .saves import Reached, Save
 __version__ = "0.1.0"
 
 __all__ = [
-    "AttemptEnded", "Busy", "CairnError", "CannotConvert", "CannotStart", "CannotWatch", "CheckpointFailed", "Checkpointer",
-    "Corrupt", "Draining", "Failed", "FlatShard", "InvalidShard", "LeaseLost", "LevelNotAsked", "Mismatch", "NoAttempt", "NoCommit",
-    "NoSpace", "NoSuchRun", "NoSuchStep", "NotOpen", "NotPermitted", "NotSupported", "NotWhole", "Only", "PickleRefused",
-    "Preempted", "ProtocolError", "RankTaken", "Reached", "Restored", "Save", "TierDown", "TimedOut", "TooLarge",
-    "Unavailable", "UnknownLayout", "UnknownSave", "UnsupportedTensor", "WireError", "WorldSizeChanged", "default_socket",
-    "flat_shards", "load", "newest_step", "rng_state", "set_rng_state",
+    "AttemptEnded", "Busy", "CairnError", "CannotAgree", "CannotConvert", "CannotStart", "CannotWatch", "CheckpointFailed",
+    "Checkpointer", "Corrupt", "Draining", "Failed", "FlatShard", "InvalidShard", "LeaseLost", "LevelNotAsked", "Mismatch",
+    "NoAttempt", "NoCommit", "NoSpace", "NoSuchRun", "NoSuchStep", "NotOpen", "NotPermitted", "NotSupported", "NotWhole",
+    "Only", "PickleRefused", "Preempted", "ProtocolError", "RankTaken", "Reached", "Restored", "Save", "TierDown",
+    "TimedOut", "TooLarge", "Unavailable", "UnknownLayout", "UnknownSave", "UnsupportedTensor", "WireError",
+    "WorldSizeChanged", "default_socket", "flat_shards", "load", "newest_step", "rng_state", "set_rng_state",
 ]  # fmt: skip

@@ -28,6 +28,7 @@ from .guard import Guard, Lazy
 from .history import History
 from .layout import Content, Layouts, Replicated, Unchanged
 from .link import Link
+from .pace import Pace, advised
 from .pickles import AllowPickle
 from .preemption import Preempted, Preemption
 from .reactions import Reactions
@@ -53,7 +54,9 @@ class Checkpointer(History):
         socket: the daemon's; default: CAIRN_SOCKET, else where it usually listens.
         attempt: a token equal on all ranks of this launch and new for each launch; default: agreed on by the ranks (all of them
             must construct at the same time then).
-        every: how often a save goes how far, in steps: ``{"memory": 1, "local": 10, "global": 500}``.
+        every: how often a save goes how far, in steps: ``{"memory": 1, "local": 10, "global": 500}``. "auto": should_save() says
+            when one is due, as often as wastes least by what the daemon measures of this run (``cairn advise``) and by ``mtbf``.
+        mtbf: the job's mean time between failures, seconds.
         replicated: plain tensors of a larger world that are equal on all ranks (True, patterns of names, or a function that is
             given a name), or on some (a mapping from patterns of names to the ranks that hold them, this one among them, as a
             pipeline stage's; it alone: a whole that no other has). Each is written once, by one of these ranks. By default they
@@ -94,7 +97,8 @@ class Checkpointer(History):
         local_world_size: int | None = None,
         socket: str | os.PathLike[str] | None = None,
         attempt: str | None = None,
-        every: Mapping[str, int] | None = None,
+        every: Mapping[str, int] | str | None = None,
+        mtbf: float = limits.MTBF_SECONDS,
         replicated: Replicated = False,
         check_replicas: bool = False,
         shared: Shared = False,
@@ -111,6 +115,7 @@ class Checkpointer(History):
         self.run = options.check_run(run)
         self._reactions = Reactions(on_unavailable, on_failure, max_without_commit)
         self._every = options.Every(every)
+        mtbf = options.mtbf_of(mtbf)
         self._branch = None if branch_from is None else options.branch_of(branch_from)
         self._scopes = Scopes(shared, keyed)
         self._verify = verify_immutable
@@ -127,6 +132,7 @@ class Checkpointer(History):
             path = autostarts.ensure(str(socket) if socket is not None else os.environ.get("CAIRN_SOCKET"))
         else:
             path = str(socket) if socket is not None else limits.default_socket()
+        self._pace = Pace(rank, world_size, lambda: advised(path, run, mtbf)) if self._every.is_auto else None
         self._counters = attempts.counters(token, world_size, run, rank, path)
         who = Who(run, rank, world_size, *here, token)
         this = weakref.ref(self)
@@ -226,6 +232,8 @@ class Checkpointer(History):
             raise ValueError(f"step {step} is negative")
         upto = level_named(level) if level is not None else self._every.level(step)
         ranks = options.participants_of(participants, self.rank, self.world_size)
+        if self._pace is not None:
+            self._pace.saved()
         with self._saving:
             return self._save(step, upto, state, lazy, metadata, ranks)
 
@@ -340,8 +348,12 @@ class Checkpointer(History):
     # Waiting.
 
     def should_save(self, step: int) -> bool:
-        """Whether ``every`` asks for a save at this step; without it, always."""
-        return self._every.is_due(step)
+        """Whether ``every`` asks for a save at this step; without it, always. With "auto" the same on all ranks, which must all
+        ask at the same steps: in a larger world one all_reduce of 8 bytes over torch.distributed, in a gloo group of its own.
+
+        Raises:
+            CannotAgree: with "auto", there is no process group of this world's size."""
+        return self._every.is_due(step) if self._pace is None else self._pace.is_due()
 
     def wait_until_finished(self, *, timeout: float = limits.FINISH_SECONDS) -> None:
         """Wait until every save has ended, at its level or failed (which ``check_for_errors`` tells).

@@ -210,6 +210,10 @@ class CannotWatch(CairnError):
     """Preemption cannot be watched for, or the ranks cannot agree on it; the text says what to do."""
 
 
+class CannotAgree(CairnError):
+    """The ranks cannot agree on when to save (``every="auto"``); the text says what to do."""
+
+
 class NoCommit(CairnError):
     """Nothing was committed for longer than ``max_without_commit``."""
 

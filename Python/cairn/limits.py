@@ -136,6 +136,18 @@ EXPORT_DCP_BYTES = 512 << 20
 IMPORT_SECONDS = 86400.0
 """Until an import is committed: a large model from a slow disk. The daemon itself ends a save that stands still."""
 
+MTBF_SECONDS = 86400.0
+"""Between failures of a job that says nothing of them."""
+
+FIRST_INTERVAL_SECONDS = 600.0
+"""Between saves of every="auto" until the daemon has measured one."""
+
+INTERVAL_ASKED_SECONDS = 30.0
+"""How often rank 0 asks for the interval of every="auto"; the daemon answers from memory."""
+
+ADVICE_SECONDS = 2.0
+"""The interval is waited for this long: a daemon that is slow must not hold up a step."""
+
 GRACE_SECONDS = 30.0
 """From SIGTERM to SIGKILL by default in torchrun's agent, Slurm (KillWait) and Kubernetes (terminationGracePeriodSeconds)."""
 

@@ -36,7 +36,12 @@ def ring_bytes_of(count: int) -> int:
 class Every:
     """How often a save goes how far."""
 
-    def __init__(self, periods: Mapping[str, int] | None) -> None:
+    def __init__(self, periods: Mapping[str, int] | str | None) -> None:
+        self.is_auto = periods == "auto"
+        if isinstance(periods, str):
+            if not self.is_auto:
+                raise ValueError(f"every is 'auto' or a number of steps for some of {', '.join(sorted(_EVERY))}, not {periods!r}")
+            periods = None
         if periods is not None and (not periods or not set(periods) <= set(_EVERY) or min(periods.values()) < 1):
             raise ValueError(f"every has steps of at least 1 for some of {', '.join(sorted(_EVERY))}, not {dict(periods)!r}")
         self._periods = dict(periods) if periods is not None else None
@@ -50,6 +55,12 @@ class Every:
 
     def is_due(self, step: int) -> bool:
         return self._periods is None or any(step % period == 0 for period in self._periods.values())
+
+
+def mtbf_of(seconds: float) -> float:
+    if not 60 <= seconds <= 1e9:
+        raise ValueError(f"mtbf is in seconds, from 60 to 1e9, not {seconds!r}")
+    return seconds
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Collection, Iterable
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
+from .agreement import Agreement
 from .errors import CannotWatch
 from .saves import Save
 
@@ -61,8 +61,13 @@ class Preemption:
         self._pid = os.getpid()
         self._signalled: float | None = None
         self._outcome: Preempted | None = None
-        self._group: Any = None
-        self._world: Any = None
+        self._agreement = Agreement(
+            world_size,
+            CannotWatch,
+            "at which step they stop",
+            "preempted()",
+            "Without torch.distributed, tell a signal to all ranks by the job's own means",
+        )
         self._former: dict[int, Any] = {}
         for number in signals:
             if signal.getsignal(number) is None:
@@ -111,23 +116,6 @@ class Preemption:
 
     def _over_all(self, left: float | None, needed: float | None) -> tuple[float | None, float | None]:
         """The least time left, and the longest time needed."""
-        torch: Any = sys.modules.get("torch")
-        distributed: Any = getattr(torch, "distributed", None)
-        if distributed is None or not distributed.is_available() or not distributed.is_initialized():
-            raise CannotWatch(
-                f"the {self._world_size} ranks cannot agree at which step they stop: call torch.distributed.init_process_group() "
-                "before preempted(). Without torch.distributed, tell a signal to all ranks by the job's own means"
-            )
-        if distributed.get_world_size() != self._world_size:
-            raise CannotWatch(
-                f"torch's process group has {distributed.get_world_size()} ranks and the Checkpointer {self._world_size}: give it "
-                "the group's rank= and world_size=, for all ranks of the job must stop at the same step"
-            )
-        if self._world is not distributed.group.WORLD:  # the first call, or the group was made anew
-            self._world = distributed.group.WORLD
-            self._group = distributed.new_group(backend="gloo")  # its own: training may use the other one from more threads
         never = -float("inf")
-        box = torch.tensor([never if left is None else -left, never if needed is None else needed], dtype=torch.float64)
-        distributed.all_reduce(box, op=distributed.ReduceOp.MAX, group=self._group)
-        negative, longest = box.tolist()
+        negative, longest = self._agreement.largest([never if left is None else -left, never if needed is None else needed])
         return (None if negative == never else -negative), (None if longest == never else longest)

@@ -15,6 +15,7 @@
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/syscall.h>
+#include <sys/timex.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -179,6 +180,11 @@ int cairn_eventfd_signal(int fd) { return eventfd_write(fd, 1); }
 uint64_t cairn_eventfd_drain(int fd) {
     eventfd_t count;
     return eventfd_read(fd, &count) == 0 ? count : 0;
+}
+int cairn_clock_state(void) {
+    struct timex clock = {0};
+    int state = adjtimex(&clock);
+    return state < 0 ? -1 : (clock.status & STA_UNSYNC) ? 0 : 1;
 }
 ssize_t cairn_random(void *to, size_t bytes) { return getrandom(to, bytes, 0); }
 

@@ -10,7 +10,7 @@ extension NodeFacts {
     }
 
     /// `always [madvise] never`: the word in brackets.
-    static func chosen(_ text: String) -> String? {
+    package static func chosen(_ text: String) -> String? {
         guard let begin = text.firstIndex(of: "["), let end = text[begin...].firstIndex(of: "]") else { return nil }
         return String(text[text.index(after: begin)..<end])
     }
@@ -23,7 +23,7 @@ extension NodeFacts {
         return min(machine, max(0, limit - used + cache))
     }
 
-    static func value(of key: String, in text: String) -> Int? {
+    package static func value(of key: String, in text: String) -> Int? {
         for line in text.split(separator: "\n") {
             let fields = line.split(separator: " ")
             if fields.count > 1, fields[0] == key { return Int(fields[1]) }
@@ -32,13 +32,13 @@ extension NodeFacts {
     }
 
     /// Without the newline at its end; empty where it cannot be read.
-    private static func text(_ root: String, _ path: String) -> String {
-        guard let folder = try? Files.openRoot(root), let bytes = try? Files.readAll(folder, path, limit: BenchLimits.procBytes) else { return "" }
+    package static func text(_ root: String, _ path: String, limit: Int = BenchLimits.procBytes) -> String {
+        guard let folder = try? Files.openRoot(root), let bytes = try? Files.readAll(folder, path, limit: limit) else { return "" }
         return String(decoding: bytes.last == 10 ? bytes.dropLast() : bytes[...], as: UTF8.self)
     }
 
     /// A filesystem's name by the kernel's magic number (statfs(2)).
-    static func filesystem(_ type: Int) -> String {
+    package static func filesystem(_ type: Int) -> String {
         let names = [0xEF53: "ext4", 0x5846_5342: "xfs", 0x9123_683E: "btrfs", 0x0102_1994: "tmpfs", 0x8584_58F6: "ramfs", 0x6969: "nfs", 0x0BD0_0BD0: "lustre", 0x6573_5546: "fuse",
                      0x794C_7630: "overlay", 0x2FC1_2FC1: "zfs", 0x00C3_6400: "ceph", 0x4750_4653: "gpfs", 0x1983_0326: "beegfs", 0xF2F5_2010: "f2fs", 0xFE53_4D42: "smb"]
         return names[type & 0xFFFF_FFFF] ?? "filesystem 0x" + String(type & 0xFFFF_FFFF, radix: 16)

@@ -6,7 +6,7 @@ import CairnModel
 import CairnWire
 import FoundationEssentials
 
-final class PrivateDaemon {
+package final class PrivateDaemon {
     let socket: String
     private let program: String, home: Descriptor, log: Descriptor, null: Descriptor
     private let homeID: Int
@@ -42,7 +42,7 @@ final class PrivateDaemon {
     }
 
     /// Beside this program, else in PATH.
-    private static func find() throws -> String {
+    package static func find() throws -> String {
         let files = FileManager.default
         let own = (try? files.destinationOfSymbolicLink(atPath: ChildProcess.ownExecutable)) ?? ""
         let beside = own.split(separator: "/").dropLast().map { "/" + $0 }.joined()

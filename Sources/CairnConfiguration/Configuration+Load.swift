@@ -17,6 +17,9 @@ extension Configuration {
         try result.pool.read(top)
         try result.tiers.read(top)
         try result.retention.read(top)
+        if result.retention.watermarks != nil, result.tiers.local == nil || result.tiers.global == nil {
+            throw top.error(.contradiction, at: "retention", "expected a local and a global tier for retention.local.highWatermark: only what the global tier holds too is evicted")
+        }
         try result.operators.read(top)
         try result.files.read(top)
         try result.limits.read(top)

@@ -43,17 +43,53 @@ extension Section {
 extension Configuration.Retention {
     mutating func read(_ top: Section) throws(ConfigurationError) {
         guard let section = try top.section("retention", known: ["local", "global"]) else { return }
-        try local.read(section, "local")
-        try global.read(section, "global")
+        if let section = try section.section("local", known: RetentionRules.keys + ["highWatermark", "lowWatermark"]) {
+            try local.read(section)
+            watermarks = try Configuration.Watermarks.read(section)
+        }
+        if let section = try section.section("global", known: RetentionRules.keys) { try global.read(section) }
     }
 }
 
-extension Configuration.RetentionRule {
-    mutating func read(_ retention: Section, _ key: String) throws(ConfigurationError) {
-        guard let section = try retention.section(key, known: ["keep", "keepPeriod"]) else { return }
+extension RetentionRules {
+    static let keys = ["keep", "keepPeriod", "keepEvery", "keepWithin", "best", "maxAge", "maxBytes"]
+
+    mutating func read(_ section: Section) throws(ConfigurationError) {
         // Never less than one: the newest committed step is not deleted before a newer one is committed.
         keep = try section.count("keep", in: 1...1_000_000) ?? keep
         keepPeriod = try section.count("keepPeriod", in: 1...1_000_000_000_000, nullable: true)
+        keepEverySeconds = try Self.seconds(section, "keepEvery")
+        keepWithinSeconds = try Self.seconds(section, "keepWithin")
+        maxAgeSeconds = try Self.seconds(section, "maxAge")
+        maxBytes = try section.value("maxBytes", expected: Quantity.sizeSyntax, nullable: true, parse: Quantity.bytes)
+        if let wanted = try section.section("best", known: ["metric", "order", "count"]) {
+            guard let metric = try wanted.value("metric", expected: "a key of the saves' metadata", parse: { $0.isEmpty ? nil : $0 }) else {
+                throw wanted.error(.missing, "expected 'metric' in \(wanted.path), a key of the saves' metadata; found none")
+            }
+            best = Best(metric: metric, order: try wanted.choice("order") ?? .min, count: try wanted.count("count", in: 1...1_000_000) ?? 1)
+        }
+    }
+
+    private static func seconds(_ section: Section, _ key: String) throws(ConfigurationError) -> Int? {
+        // What is saved says its time in whole seconds.
+        try section.value(key, expected: "a duration of whole seconds such as 90s, 12h, 1d", nullable: true) { text in
+            Quantity.milliseconds(text).flatMap { $0 >= 1000 && $0 % 1000 == 0 ? $0 / 1000 : nil }
+        }
+    }
+}
+
+extension Configuration.Watermarks {
+    static func read(_ section: Section) throws(ConfigurationError) -> Self? {
+        let high = try section.count("highWatermark", in: 1...99, nullable: true), low = try section.count("lowWatermark", in: 0...98, nullable: true)
+        guard let high else {
+            if low != nil { throw section.error(.missing, at: "lowWatermark", "expected highWatermark beside lowWatermark in \(section.path): nothing is evicted without it") }
+            return nil
+        }
+        let result = Self(high: high, low: low ?? max(0, high - 10))
+        guard result.low < result.high else {
+            throw section.error(.contradiction, at: "lowWatermark", "expected lowWatermark below highWatermark (\(high)), found \(result.low)")
+        }
+        return result
     }
 }
 

@@ -1,5 +1,6 @@
 // The daemon's configuration as plain values. Each default stands here, once; Config/cairnd.yaml shows the same ones
 // with their reasons, and a test holds the two together. Sizes are bytes, durations milliseconds.
+import CairnModel
 
 public struct Configuration: Equatable, Sendable {
     /// The control socket; the stager listens beside it on `memorySocket`.
@@ -74,20 +75,17 @@ public struct Configuration: Equatable, Sendable {
     public enum Compression: String, CaseIterable, Sendable { case none, zstd, auto }
 
     public struct Retention: Equatable, Sendable {
-        public var local = RetentionRule(keep: 2)
-        public var global = RetentionRule(keep: 5)
+        public var local = RetentionRules(keep: 2)
+        public var global = RetentionRules(keep: 5)
+        /// Of the local tier beside a global one; nil: it is only kept from filling up by the rules.
+        public var watermarks: Watermarks?
         public init() {}
     }
 
-    public struct RetentionRule: Equatable, Sendable {
-        /// The newest so many committed steps stay.
-        public var keep: Int
-        /// Steps that this number divides stay for ever.
-        public var keepPeriod: Int?
-        public init(keep: Int, keepPeriod: Int? = nil) {
-            self.keep = keep
-            self.keepPeriod = keepPeriod
-        }
+    /// In percent of a folder's filesystem: where more than `high` is used, local copies of what the global tier holds go until `low` is.
+    public struct Watermarks: Equatable, Sendable {
+        public var high: Int, low: Int
+        public init(high: Int, low: Int) { self.high = high; self.low = low }
     }
 
     /// Who sees all users' runs; names, or numbers where a system has no name for one.

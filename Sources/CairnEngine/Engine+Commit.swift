@@ -104,7 +104,7 @@ extension Engine {
         }
         for rankSave in parts(save) { endRankSaveIfDone(rankSave) }
         endSaveIfDone(save)
-        if case .committed = outcome { retain(key.run, everywhere: servesRankZero) }
+        if case .committed = outcome { retain(key.run, tiers: servesRankZero ? tiers : tiers.filter { $0 == beside }) }
     }
 
     /// The commit lists this rank's file: it stands on the committing tier, whatever this daemon's own try at it came to.
@@ -118,10 +118,25 @@ extension Engine {
         rankSave.files[committing] = file
     }
 
-    /// Retention after each commit, by the daemon of the newest attempt's rank 0; a local tier beside keeps its own count.
-    func retain(_ key: RunKey, everywhere: Bool) {
+    /// Retention after each commit, by the daemon of the newest attempt's rank 0; a local tier beside keeps its own count, also of the saves
+    /// that go no further.
+    func retain(_ key: RunKey, tiers: [Tier]) {
+        guard let run = runs[key], !run.attempts.isEmpty else { return }
+        for tier in tiers where isUp(tier) {
+            // Before the worker has recorded the commit it would count one step too few, and keep one too many: its reply asks again.
+            let isRecording = tierStates[tier]?.pending.values.contains { if case .record(let save) = $0.what { save.run == key } else { false } } ?? false
+            guard !isRecording, let rules = retention[tier], rules.keep != nil, let given = retentionGiven(key, on: tier) else { continue }
+            ask(tier, .retain(key)) { .retain(id: $0, run: key, rules: rules, given: given) }
+        }
+    }
+
+    public func rules(of tier: Tier) -> RetentionRules { retention[tier] ?? RetentionRules(keep: nil) }
+
+    /// What of a run retention must leave, whoever asks for it; nil while that is not known.
+    public func retentionGiven(_ key: RunKey, on tier: Tier) -> RetentionGiven? {
+        guard let run = runs[key] else { return RetentionGiven(protectedSaves: [], protectedSequences: []) }
         // After a restart nothing is removed before it is known again what the attempt's restores name.
-        guard let run = runs[key], !run.attempts.isEmpty, run.attempts.values.allSatisfy(\.resumed) else { return }
+        guard run.attempts.values.allSatisfy(\.resumed) else { return nil }
         // What an attempt that has ended restored is nobody's any more.
         let newest = run.attempts.values.compactMap(\.number).max()
         let live = run.attempts.values.filter { $0.number == nil || $0.number == newest }
@@ -132,17 +147,14 @@ extension Engine {
             }
         }
         sequences.sort()
-        for tier in tiers where isUp(tier) && (everywhere || tier == beside) {
-            guard let rule = retention[tier], rule.keep != nil else { continue }
-            // The worker may get to this before it has recorded a commit: the save would look like one that no commit comes for.
-            let unrecorded = (tierStates[tier]?.pending.values.map(\.what) ?? []).compactMap { what -> SaveID? in
-                if case .record(let save) = what, save.run == key { save.save } else { nil }
-            }
-            let protected = run.unfinished.union(unrecorded).sorted()
-            ask(tier, .retain(key)) {
-                .retain(id: $0, run: key, keep: rule.keep, keepPeriod: rule.keepPeriod, protectedSaves: protected, protectedSequences: sequences)
-            }
+        // A commit that no copy tells of yet looks like a save that no commit comes for.
+        let unrecorded = (tierStates[tier]?.pending.values.map(\.what) ?? []).compactMap { what -> SaveID? in
+            if case .record(let save) = what, save.run == key { save.save } else { nil }
         }
+        let protected = run.unfinished.union(unrecorded).sorted()
+        var given = RetentionGiven(protectedSaves: protected, protectedSequences: sequences)
+        given.standing = run.lastCommit?.sequence
+        return given
     }
 
     // MARK: ends
@@ -177,6 +189,7 @@ extension Engine {
         guard ranks.allSatisfy({ isEnded($0) && !$0.cancelling }) else { return }
         run.unfinished.remove(save.key.save)
         run.ended.append(save.key.save)
+        defer { if let beside, targets(save.upto).contains(beside), !isVoid(save) { retain(run.key, tiers: [beside]) } }
         for rankSave in ranks where rankSave.slots.allSatisfy({ $0 == nil }) { forget(rankSave) }
         while run.ended.count > limits.endedPerRun {
             let old = SaveKey(run: run.key, save: run.ended.removeFirst())
@@ -192,6 +205,8 @@ extension Engine {
             }
         }
     }
+
+    private func isVoid(_ save: Save) -> Bool { if case .void? = save.decision { true } else { false } }
 
     func tickCommit() {
         for save in saves.values.sorted(by: { $0.key < $1.key }) where save.decision == nil && finalLevel(save.upto) == .committed {

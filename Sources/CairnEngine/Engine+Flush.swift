@@ -243,7 +243,10 @@ extension Engine {
             // Nothing of it is known before the scan: it is asked for again.
             tierStates[tier]?.scanAt = now + ms(limits.pollLongestMs)
             log(.warning, "\(tier) tier: \(failure.text)")
-        case .retain, .record(_), .discard: log(.warning, "\(tier) tier: \(failure.text)")
+        case .retain, .discard: log(.warning, "\(tier) tier: \(failure.text)")
+        case .record(let key):
+            log(.warning, "\(tier) tier: \(failure.text)")
+            retain(key.run, tiers: [tier])
         case .orphan(let run, let save): runs[run]?.orphansAsked.remove(save)
         case .newest: break   // asked for again with a later save
         case .claim(let run, let attempt): runs[run]?.claiming.remove(attempt)

@@ -12,11 +12,7 @@ public final class Engine {
     /// The local tier beside a global one.
     public let beside: Tier?
     /// Retention per tier, from the configuration.
-    public struct Retention: Sendable {
-        public var keep: Int?, keepPeriod: Int?
-        public init(keep: Int?, keepPeriod: Int?) { self.keep = keep; self.keepPeriod = keepPeriod }
-    }
-    private(set) var retention: [Tier: Retention]
+    private(set) var retention: [Tier: RetentionRules]
 
     var now = 0
     var actions: [Action] = []
@@ -39,7 +35,7 @@ public final class Engine {
     /// The file that the reply being handled is about.
     var repliedFileNumber: Int?
 
-    public init(limits: EngineLimits, tiers: [Tier], retention: [Tier: Retention] = [:]) {
+    public init(limits: EngineLimits, tiers: [Tier], retention: [Tier: RetentionRules] = [:]) {
         limits.verify()
         precondition(!tiers.isEmpty && tiers.count <= 2 && !tiers.contains(.memory), "one tier or two")
         self.limits = limits
@@ -218,9 +214,10 @@ public final class Engine {
         case (.settled(let key, let restore, let ranks), .done): settledRecorded(key, restore, ranks)
         case (.verdict(let key, let restore), .verdict(_, let ok, let reason)): verdictRead(key, restore, ok: ok, reason: reason, by: tier)
         case (.scan, .scanned(_, let found)): scanned(tier, found)
-        case (.retain(let run), .removed(_, let sequences)):
-            for sequence in sequences { log(.info, "run \(run): retention removed sequence \(sequence) from the \(tier) tier") }
-        case (.record, _), (.discard, _): break
+        case (.retain(let run), .removed(_, let gone)):
+            for step in gone { log(.info, "run \(run): retention removed step \(step.step), sequence \(step.sequence), from the \(tier) tier: \(step.reason)") }
+        case (.record(let key), _): retain(key.run, tiers: [tier])
+        case (.discard, _): break
         default: preconditionFailure("a reply of the \(tier) worker does not fit its request: \(what)")
         }
     }

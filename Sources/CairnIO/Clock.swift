@@ -1,9 +1,16 @@
 // Time: monotonic for durations, UTC for people. No Foundation, so no time zones.
+import CLinux
 import Glibc
 
 public enum Clock {
     public static func monotonicNanoseconds() -> Int { read(CLOCK_MONOTONIC) }
     public static func utcSeconds() -> Int { read(CLOCK_REALTIME) / 1_000_000_000 }
+
+    /// Whether something keeps the wall clock synchronized; nil: the kernel does not tell.
+    public static var isSynchronized: Bool? {
+        let state = cairn_clock_state()
+        return state < 0 ? nil : state == 1
+    }
 
     private static func read(_ clock: clockid_t) -> Int {
         var now = timespec()

@@ -220,8 +220,8 @@ public enum TierRequest: Codable, Sendable {
     case pin(id: Int, ref: StepRef, pinned: Bool)
     /// Rename to `.gone-X` (committing) or unlink (beside). -> done
     case remove(id: Int, ref: StepRef)
-    /// Apply retention; `protected` saves and sequences stay. Also deletes `.gone-…` older than 10 minutes. -> removed
-    case retain(id: Int, run: RunKey, keep: Int?, keepPeriod: Int?, protectedSaves: [SaveID], protectedSequences: [CommitSequence])
+    /// Apply retention. Also deletes `.gone-…` older than 10 minutes, unless it is only asked what would go. -> removed
+    case retain(id: Int, run: RunKey, rules: RetentionRules, given: RetentionGiven)
     /// Beside: keep a copy of a decision, a void too. Payload: as of `decision`. -> done
     case recordDecision(id: Int, run: RunKey, save: SaveID)
     /// What earlier instances left: removes own temporaries. -> scanned
@@ -231,6 +231,20 @@ public enum TierRequest: Codable, Sendable {
     /// -> space
     case space(id: Int)
     case stop
+}
+
+/// What main knows that a retention must heed.
+public struct RetentionGiven: Hashable, Codable, Sendable {
+    /// Saves that have not ended, and sequences that a restore names: they stay.
+    public var protectedSaves: [SaveID], protectedSequences: [CommitSequence]
+    /// As in RetentionSituation, for a tier beside.
+    public var standing: CommitSequence?
+    public var elsewhere: [CommitSequence] = []
+    public var evictBytes = 0
+    /// Nothing is removed.
+    public var isDry = false
+    public var explains = false
+    public init(protectedSaves: [SaveID], protectedSequences: [CommitSequence]) { self.protectedSaves = protectedSaves; self.protectedSequences = protectedSequences }
 }
 
 public enum TierFailureKind: String, Codable, Sendable {
@@ -345,7 +359,8 @@ public enum TierReply: Codable, Sendable {
     /// Without a request, after each file that a tier with a compression published.
     case stored(CompressionReport)
     case compressed(id: Int, ranks: [Int])
-    case removed(id: Int, [CommitSequence])
+    /// What went; with `explains` a decision for each step, oldest first.
+    case removed(id: Int, [RetentionDecision])
     case scanned(id: Int, [FoundRankSave])
     case space(id: Int, [PathSpace])
 }

@@ -119,7 +119,7 @@ final class BesideFiles: Sendable {
         return Lineage.markSuperseded(held.sorted { $0.sequence < $1.sequence })
     }
 
-    private func pinned(_ run: RunKey) throws -> Set<SaveID> {
+    func pinned(_ run: RunKey) throws -> Set<SaveID> {
         var pins: Set<SaveID> = []
         for root in folders.roots {
             for entry in try folders.names(root, Names.runFolder(run)) { if let save = Names.isBesidePin(entry.name) { pins.insert(save) } }

@@ -173,27 +173,34 @@ final class Housekeeping: Sendable {
         try steps.remove(ref.run, step.folder)
     }
 
-    func retain(_ run: RunKey, keep: Int?, keepPeriod: Int?, protectedSaves: [SaveID], protectedSequences: [CommitSequence]) throws -> [CommitSequence] {
-        let summaries = try list(run)
-        let saves = Set(protectedSaves)
-        var protected = Set(protectedSequences)
-        for step in summaries where saves.contains(step.save) { protected.insert(step.sequence) }
+    /// What is decided is Retention's; here are the facts, and the removal of what may go. Gives what went, or every decision.
+    func retain(_ run: RunKey, _ rules: RetentionRules, _ given: RetentionGiven) throws -> [RetentionDecision] {
         let named = try namedByRestores(run)
-        protected.formUnion(named.compactMap(\.sequence))
-        if isBeside {
-            let removed = try BesideRetention(folders: folders, beside: beside, run: run)
-                .apply(keep: keep, keepPeriod: keepPeriod, protected: protected, saves: saves.union(named.compactMap(\.save)), hasScanned: hasScanned.withLock { $0 })
-            if removed.saves > 0 { reading.forget(run) }
-            return removed.steps
+        let saves = Set(given.protectedSaves), sequences = Set(given.protectedSequences).union(named.compactMap(\.sequence))
+        let local = BesideRetention(folders: folders, beside: beside, run: run)
+        let found = isBeside ? try local.steps(except: saves, countsBytes: given.explains || given.evictBytes > 0 || rules.maxBytes != nil,
+                                               hasScanned: hasScanned.withLock { $0 }, isDry: given.isDry)
+            : try steps.retentionSteps(run)
+        let facts = found.map { step in
+            var step = step
+            let save = step.summary.save, sequence = step.summary.sequence
+            if saves.contains(save) || sequences.contains(sequence) || named.contains(where: { $0.save == save }) {
+                step.hold = .restoring
+            } else if reading.isRead(run, sequence, save) { step.hold = .reading }
+            return step
         }
-        let removed = Retention.decide(steps: summaries, keep: keep, keepPeriod: keepPeriod, protected: protected)
-        for sequence in removed {
-            guard let step = summaries.first(where: { $0.sequence == sequence }) else { continue }
-            try steps.remove(run, "\(Names.runFolder(run))/\(Names.stepFolder(step: step.step, sequence: sequence))")
+        let situation = RetentionSituation(now: Clock.utcSeconds(), isBeside: isBeside, standing: given.standing, elsewhere: Set(given.elsewhere), evictBytes: given.evictBytes)
+        let decisions = Retention.decide(facts, rules, situation)
+        if !given.isDry {
+            defer { if decisions.contains(where: { !$0.isKept }) { reading.forget(run) } }
+            for gone in decisions where !gone.isKept {
+                if isBeside { try beside.remove(run, gone.save) } else {
+                    try steps.remove(run, "\(Names.runFolder(run))/\(Names.stepFolder(step: gone.step, sequence: gone.sequence))")
+                }
+            }
+            if !isBeside { try sweepGone(run) }
         }
-        try sweepGone(run)
-        if !removed.isEmpty { reading.forget(run) }
-        return removed
+        return given.explains ? decisions : decisions.filter { !$0.isKept }
     }
 
     /// What the newest attempt's ranks agreed to restore may be loaded at this moment.

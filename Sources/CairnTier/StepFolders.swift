@@ -71,6 +71,11 @@ final class StepFolders: Sendable {
         return Step(commit: commit, folder: folder, pinned: try Files.statIfPresent(folders.first.folder, "\(folder)/\(Names.pin)") != nil)
     }
 
+    /// What retention decides on.
+    func retentionSteps(_ run: RunKey) throws -> [RetentionStep] {
+        try steps(run).map { RetentionStep($0.commit, pinned: $0.pinned) }
+    }
+
     func pin(_ ref: StepRef, _ pinned: Bool) throws {
         let step = try find(ref)
         guard pinned != step.pinned else { return }
@@ -92,5 +97,12 @@ final class StepFolders: Sendable {
             if !error.isMissing { throw error }              // another daemon was first
         }
         try Files.syncFolder(folders.first.folder, runFolder)
+    }
+}
+
+extension RetentionStep {
+    /// `bytes` nil: all ranks' files.
+    init(_ commit: Commit, pinned: Bool, bytes: Int? = nil) {
+        self.init(commit.summary(pinned: pinned), savedAtSeconds: Clock.utcSeconds(iso8601: commit.savedAt), bytes: bytes, metadata: commit.metadata)
     }
 }

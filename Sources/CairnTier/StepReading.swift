@@ -15,6 +15,7 @@ final class StepReading: Sendable {
     let steps: StepFolders
     let beside: BesideFiles
     private let kept = Monitor<[Kept]>([])
+    private let reads = Monitor<[StepRef]>([])
     private let openFiles = Monitor<[(key: RankSaveKey, file: RankFile)]>([])
 
     init(_ folders: TierFolders, steps: StepFolders, beside: BesideFiles) {
@@ -37,6 +38,17 @@ final class StepReading: Sendable {
             if kept.count > TierLimits.cachedSteps { kept.removeFirst() }
         }
         return files
+    }
+
+    /// Retention leaves the step alone meanwhile.
+    func reading<Result>(_ ref: StepRef, _ body: () throws -> Result) rethrows -> Result {
+        reads.withLock { $0.append(ref) }
+        defer { reads.withLock { reads in if let place = reads.firstIndex(of: ref) { reads.remove(at: place) } } }
+        return try body()
+    }
+
+    func isRead(_ run: RunKey, _ sequence: CommitSequence, _ save: SaveID) -> Bool {
+        reads.withLock { $0.contains { $0.run == run && ($0.save.map { $0 == save } ?? ($0.sequence == sequence)) } }
     }
 
     /// After something of a run was removed.

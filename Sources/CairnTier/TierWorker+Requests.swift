@@ -116,9 +116,11 @@ extension TierWorker {
             }
         case .load(let id, let ref, let boxes, let segments, let undecided):
             answer(id, on: loads) { [reading, engine, frames, memory, slots, replies] in
-                let step = try reading.files(ref, undecided: undecided)
-                let loader = Loader(engine: engine, frames: frames, memory: memory, slots: slots, replies: replies)
-                return .loaded(id: id, placed: try loader.load(id: id, step: step, boxes: boxes, segments: segments))
+                try reading.reading(ref) {
+                    let step = try reading.files(ref, undecided: undecided)
+                    let loader = Loader(engine: engine, frames: frames, memory: memory, slots: slots, replies: replies)
+                    return .loaded(id: id, placed: try loader.load(id: id, step: step, boxes: boxes, segments: segments))
+                }
             }
         case .freeBuffers(let freed): slots.give(freed)
         case .compressed(let id, let ref): answer(id, on: records) { [reading] in .compressed(id: id, ranks: try reading.compressed(ref)) }
@@ -126,8 +128,10 @@ extension TierWorker {
         case .runs(let id): answer(id, on: records) { [housekeeping] in .runs(id: id, try housekeeping.runs()) }
         case .verify(let id, let ref):
             answer(id, on: verifies) { [reading, engine, frames, replies] in
-                try Verifier(engine: engine, frames: frames, replies: replies, folders: reading.folders).verify(id: id, try reading.written(ref))
-                return .done(id: id)
+                try reading.reading(ref) {
+                    try Verifier(engine: engine, frames: frames, replies: replies, folders: reading.folders).verify(id: id, try reading.written(ref))
+                    return .done(id: id)
+                }
             }
         case .pin(let id, let ref, let pinned):
             answer(id, on: records) { [steps, beside, opening] in
@@ -139,10 +143,8 @@ extension TierWorker {
                 try housekeeping.remove(ref)
                 return .done(id: id)
             }
-        case .retain(let id, let run, let keep, let keepPeriod, let saves, let sequences):
-            answer(id, on: records) { [housekeeping] in
-                .removed(id: id, try housekeeping.retain(run, keep: keep, keepPeriod: keepPeriod, protectedSaves: saves, protectedSequences: sequences))
-            }
+        case .retain(let id, let run, let rules, let given):
+            answer(id, on: records) { [housekeeping] in .removed(id: id, try housekeeping.retain(run, rules, given)) }
         case .scan(let id): answer(id, on: records) { [housekeeping] in .scanned(id: id, try housekeeping.scan()) }
         case .space(let id): answer(id, on: records) { [housekeeping] in .space(id: id, try housekeeping.space()) }
         case .held(let id, let run, let step): answer(id, on: records) { [housekeeping] in .scanned(id: id, try housekeeping.held(run, step: step)) }

@@ -164,6 +164,33 @@ extension Operations {
         # A block, of 256 KiB of the file, that is not what was staged. block -1: the file as a whole.
         type BadBlock (path: string, block: int, reason: string)
 
+        # One step, or one save that was to stay on its node, on one tier.
+        type RetainedStep (
+          step: int,
+          sequence: int,
+          save: string,
+          committed: bool,
+          # On this tier; on a local one beside a global one what this node holds of it.
+          bytes: int,
+          kept: bool,
+          # newest, pinned, restoring, reading, onlyCopy; unlimited, keep, keepWithin, keepPeriod, keepEvery, best; noRule, superseded, maxAge, maxBytes, watermark.
+          rule: string,
+          reason: string
+        )
+
+        # problem: why nothing could be decided here. steps: newest first.
+        type RetainedTier (tier: string, problem: ?string, steps: []RetainedStep)
+
+        type RetainedRun (uid: int, run: string, tiers: []RetainedTier)
+
+        # What one change would allow at best.
+        type Lever (
+          # pool, globalTier, compression or memory.
+          change: string,
+          intervalMs: int,
+          usefulPpm: int
+        )
+
         type Event (
           uid: int,
           run: string,
@@ -209,6 +236,16 @@ extension Operations {
 
         # Deletes a step on all tiers; the newest committed one is refused.
         method Delete(uid: ?int, run: string, step: int) -> ()
+
+        # Applies retention to a run, or to all that the caller sees, and says of each step what was decided. With dryRun nothing is removed.
+        # evictBytes: how much the local tier is above its low watermark, once it is above its high one.
+        method Retain(uid: ?int, run: ?string, dryRun: bool) -> (runs: []RetainedRun, evictBytes: int)
+
+        # The interval between saves that wastes least, by what was measured of the run's last saves since the daemon's start, for a mean time
+        # between failures. Measured: medians; blocked is what a rank was held up, by save() and at the fence. Shares are of time, in millionths.
+        # NoSuchRun where nothing was measured.
+        method Advise(uid: ?int, run: string, mtbfSeconds: int)
+          -> (saves: int, bytes: int, intervalMs: ?int, blockedUs: int, stagedMs: ?int, localMs: ?int, committedMs: ?int, restoreMs: ?int, youngMs: int, dalyMs: int, bestMs: int, usefulNowPpm: ?int, usefulBestPpm: int, levers: []Lever)
 
         # Requires more. Finishes flushing what is accepted; replies tell what remains, the last one has finished set.
         method Drain(uid: ?int, run: ?string, timeoutMs: ?int) -> (saves: int, bytes: int, finished: bool)

@@ -40,6 +40,8 @@ extension Operations {
         case pin(Pin.Parameters)
         case unpin(Unpin.Parameters)
         case delete(Delete.Parameters)
+        case retain(Retain.Parameters)
+        case advise(Advise.Parameters)
         case drain(Drain.Parameters)
         case watch(Watch.Parameters)
         case metrics(Metrics.Parameters)
@@ -90,6 +92,8 @@ struct RequestReader: Sendable {
         add(Operations.Pin.self) { .operations(.pin($0)) }
         add(Operations.Unpin.self) { .operations(.unpin($0)) }
         add(Operations.Delete.self) { .operations(.delete($0)) }
+        add(Operations.Retain.self) { .operations(.retain($0)) }
+        add(Operations.Advise.self) { .operations(.advise($0)) }
         add(Operations.Drain.self) { .operations(.drain($0)) }
         add(Operations.Watch.self) { .operations(.watch($0)) }
         add(Operations.Metrics.self) { .operations(.metrics($0)) }

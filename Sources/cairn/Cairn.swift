@@ -29,11 +29,14 @@ struct Cairn: ParsableCommand {
               cairn verify llama-7b 1200 --tier global
               cairn path llama-7b --json
               cairn branch llama-7b@1200 llama-7b-colder
+              cairn gc llama-7b --dry-run
+              cairn advise llama-7b --mtbf 6h
+              cairn doctor
               cairn bench --path /nvme0/cairn
             """,
         version: CairnVersion.text,
         subcommands: [StatusCommand.self, ListCommand.self, ShowCommand.self, PathCommand.self, VerifyCommand.self, WatchCommand.self,
-                      BranchCommand.self, PinCommand.self, UnpinCommand.self, DeleteCommand.self, DrainCommand.self, MetricsCommand.self, BenchCommand.self])
+                      BranchCommand.self, PinCommand.self, UnpinCommand.self, DeleteCommand.self, RetainCommand.self, DrainCommand.self, MetricsCommand.self, AdviseCommand.self, DoctorCommand.self, BenchCommand.self])
 
     static func main() {
         Terminal.prepare()

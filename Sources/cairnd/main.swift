@@ -9,14 +9,14 @@ import CairnTier
 import CairnWire
 
 let usage = """
-    usage: cairnd [--config FILE] [--socket PATH] [--check]
+    usage: cairnd [--config FILE] [--socket PATH] [--check [--json]]
 
     The per-node checkpointing daemon. Without --config it starts on an embedded default: one local tier in your
     own state folder, a socket beside it, no root needed.
 
       --config FILE   configuration (YAML); Config/cairnd.yaml shows every key with its default
       --socket PATH   listen here instead of where the configuration or CAIRN_SOCKET says
-      --check         read the configuration, say whether it is sound, and exit
+      --check         read the configuration, say whether it is sound, and exit; --json: what it comes to, for programs
       --version       print the version and exit
       --help          print this text and exit
 
@@ -49,7 +49,7 @@ if arguments.first == "worker", arguments.count >= 2 {
 
 var file: String?
 var socket = ProcessFacts.environment("CAIRN_SOCKET")
-var check = false
+var check = false, asJSON = false
 var rest = arguments[...]
 while let argument = rest.popFirst() {
     switch argument {
@@ -60,6 +60,7 @@ while let argument = rest.popFirst() {
         StandardStreams.write(to: 1, "cairnd \(CairnVersion.text)\n")
         ProcessFacts.exitProcess(0)
     case "--check": check = true
+    case "--json": asJSON = true
     case "--config", "--socket":
         guard let value = rest.popFirst() else { complain("\(argument) needs a value\n\n\(usage)", 2) }
         if argument == "--config" { file = value } else { socket = value }
@@ -80,7 +81,7 @@ do {
     }
     if let socket { configuration.socket = socket }
     if check {
-        StandardStreams.write(to: 1, "cairnd: the configuration is sound\n")
+        StandardStreams.write(to: 1, asJSON ? try configuration.setup.json() : "cairnd: the configuration is sound\n")
         ProcessFacts.exitProcess(0)
     }
     EngineLimits().verify()

@@ -1,4 +1,5 @@
 import CairnConfiguration
+import CairnModel
 import Testing
 
 @Suite struct LoadTests {
@@ -55,6 +56,34 @@ import Testing
         expected.limits.loadBytes = 64 << 20
         expected.limits.attemptTimeoutMs = 86_400_000
         #expect(result == expected)
+    }
+
+    @Test func retentionsRulesAreTaken() throws {
+        let result = try Configuration.load(text: """
+            tiers: {local: {paths: [/a]}, global: {path: /b}}
+            retention:
+              local: {keep: 3, maxBytes: 2TiB, highWatermark: 90}
+              global: {keepEvery: 1d, keepWithin: 6h, maxAge: 30d, best: {metric: accuracy, order: max, count: 3}}
+            """, file: "f").retention
+        #expect(result.local == RetentionRules(keep: 3, maxBytes: 2 << 40))
+        #expect(result.global == RetentionRules(keep: 5, keepEverySeconds: 86_400, keepWithinSeconds: 21_600, best: .init(metric: "accuracy", order: .max, count: 3),
+                                                maxAgeSeconds: 30 * 86_400))
+        #expect(result.watermarks == .init(high: 90, low: 80))
+    }
+
+    @Test(arguments: [
+        ("local: {lowWatermark: 5}", "expected highWatermark beside lowWatermark"), ("local: {highWatermark: 50, lowWatermark: 50}", "expected lowWatermark below highWatermark (50)"),
+        ("global: {highWatermark: 50}", "unknown key 'highWatermark'"), ("global: {best: {order: min}}", "expected 'metric' in retention.global.best"),
+        ("global: {best: {metric: x, order: least}}", "expected min or max"), ("local: {maxAge: 1500ms}", "a duration of whole seconds"),
+    ]) func retentionsMistakesAreNamed(rules: String, says: String) {
+        let text = "tiers: {local: {paths: [/a]}, global: {path: /b}}\nretention: {\(rules)}\n"
+        let found = refusal(text)?.description
+        #expect(found?.contains(says) == true, "\(found ?? "nothing")")
+    }
+
+    @Test func watermarksNeedAGlobalTier() {
+        let found = refusal(minimal("retention: {local: {highWatermark: 90}}\n"))?.description
+        #expect(found?.contains("only what the global tier holds too is evicted") == true)
     }
 
     @Test func eitherTierIsEnough() throws {

@@ -21,7 +21,7 @@ final class Bench {
         return limits
     }
 
-    init(tiers: [Tier] = [.local, .global], limits: EngineLimits = Bench.limits(), retention: [Tier: Engine.Retention] = [:], start: Bool = true) {
+    init(tiers: [Tier] = [.local, .global], limits: EngineLimits = Bench.limits(), retention: [Tier: RetentionRules] = [:], start: Bool = true) {
         engine = Engine(limits: limits, tiers: tiers, retention: retention)
         guard start else { return }
         tell(.stagerReady)

@@ -109,7 +109,7 @@ import Testing
     }
 
     @Test func retentionSparesWhatIsUnfinishedAndWhatWasRestored() {
-        let bench = Bench(retention: [.global: Engine.Retention(keep: 2, keepPeriod: nil)])
+        let bench = Bench(retention: [.global: RetentionRules(keep: 2, keepPeriod: nil)])
         bench.open("s")
         let call = bench.newCall(), restored = CommitSequence(attempt: 1, count: 9)
         bench.tell(.choose(call: call, session: "s", restore: 1, step: nil, deadline: nil))
@@ -123,10 +123,30 @@ import Testing
         bench.publish(.global)
         bench.decide(first.save, .committed(sequence: CommitSequence(attempt: 1, count: 1)))
         let spared = bench.takeTier(.global) { request -> ([SaveID], [CommitSequence])? in
-            if case .retain(_, _, 2, _, let saves, let sequences) = request { (saves, sequences) } else { nil }
+            if case .retain(_, _, let rules, let given) = request, rules.keep == 2 { (given.protectedSaves, given.protectedSequences) } else { nil }
         }
         #expect(spared?.0 == [second.save])
         #expect(spared?.1.contains(restored) == true)
+    }
+
+    /// Asked sooner, the worker would not count this commit yet, and keep one step too many.
+    @Test func retentionBesideWaitsUntilTheCommitIsRecorded() {
+        let bench = Bench(retention: [.local: RetentionRules(keep: 2), .global: RetentionRules(keep: 2)])
+        bench.open("s")
+        let key = bench.key(4)
+        bench.save("s", key)
+        bench.stage(key)
+        bench.publish(.local)
+        bench.publish(.global)
+        func asked(_ tier: Tier) -> RetentionGiven? { bench.takeTier(tier) { if case .retain(_, _, _, let given) = $0 { given } else { nil } } }
+        let sequence = CommitSequence(attempt: 1, count: 1)
+        bench.decide(key.save, .committed(sequence: sequence))
+        #expect(asked(.global) != nil)
+        #expect(asked(.local) == nil)
+        guard let id = bench.take({ if case .recordDecision(.local, let id, _, key.save) = $0 { id } else { nil } }) else { Issue.record("nothing is recorded"); return }
+        bench.tell(.tier(.local, .done(id: id)))
+        let given = asked(.local)
+        #expect(given?.standing == sequence && given?.protectedSaves == [] && given?.evictBytes == 0)
     }
 
     /// The simulation does not see this one break: a later attempt decides what is published. So it is held here.

@@ -4,7 +4,7 @@ import CairnModel
 
 struct Settings {
     let run = RunKey(uid: 1000, name: "model")
-    var daemons: Int, worldSize: Int, tiers: [Tier], largestChunks: Int, stepMs: Int, errorOdds: Int, retention: [Tier: Engine.Retention]
+    var daemons: Int, worldSize: Int, tiers: [Tier], largestChunks: Int, stepMs: Int, errorOdds: Int, retention: [Tier: RetentionRules]
     var hasDelayedViews: Bool
     /// Ranks know how many of them their node has (torchrun says so; not every launcher does).
     var saysLocalWorldSize: Bool
@@ -23,7 +23,7 @@ struct Settings {
         hasDelayedViews = daemons > 1 && random.once(in: 2)
         saysLocalWorldSize = !random.once(in: 4)
         retention = [:]
-        for tier in tiers where !random.once(in: 3) { retention[tier] = Engine.Retention(keep: random.int(1...3), keepPeriod: nil) }
+        for tier in tiers where !random.once(in: 3) { retention[tier] = RetentionRules(keep: random.int(1...3), keepPeriod: nil) }
         limits = EngineLimits()
         limits.slots = 16
         limits.assignedPerRank = random.int(1...6)

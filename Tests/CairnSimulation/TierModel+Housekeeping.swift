@@ -42,37 +42,45 @@ extension TierModel {
         }
     }
 
-    func retain(_ id: Int, _ keep: Int?, _ saves: [SaveID], _ sequences: [CommitSequence]) {
-        daemon.checkRetention(tier, saves, sequences)
-        var doomed: [(CommitSequence, SaveID)] = []
+    /// Decided by the function that the worker decides by (CairnModel).
+    func retain(_ id: Int, _ rules: RetentionRules, _ given: RetentionGiven) {
+        daemon.checkRetention(tier, given.protectedSaves, given.protectedSequences)
+        var doomed: [RetentionDecision] = []
         operate(id, { [self] in
-            let known = all(disk.decisions).compactMap { save, decision in decision.sequence.map { ($0, save) } }
-                .filter { sequence, save in isCommitting ? disk.steps[sequence] != nil : disk.files.entries.keys.contains { $0.save == save } }
-                .sorted { $0.0 > $1.0 }
-            doomed = known.dropFirst(max(1, keep ?? Int.max)).filter { !saves.contains($0.1) && !sequences.contains($0.0) }
+            let situation = RetentionSituation(isBeside: !isCommitting, standing: given.standing)
+            doomed = Retention.decide(retainable(given), rules, situation).filter { !$0.isKept }
             return .next
         }, { [self] in
-            for (sequence, save) in doomed {
-                if isCommitting { world.removing(sequence) }
-                for key in disk.files.entries.keys where key.save == save { disk.files.remove(key) }
-                disk.steps.remove(sequence)
-                disk.removed.insert(sequence)
+            for gone in doomed {
+                if isCommitting { world.removing(gone.sequence) }
+                for key in disk.files.entries.keys where key.save == gone.save {
+                    disk.files.remove(key)
+                    if !gone.isCommitted { disk.retired.insert(key) }
+                }
+                guard gone.isCommitted else { continue }
+                disk.steps.remove(gone.sequence)
+                disk.removed.insert(gone.sequence)
                 world.mark(.retentionRemoved)
             }
-            retainUncommitted(keep, saves)
-            return .reply(.removed(id: id, doomed.map(\.0)))
+            return .reply(.removed(id: id, doomed))
         })
     }
 
-    /// Beside: saves that were to go no further keep a count of their own.
-    private func retainUncommitted(_ keep: Int?, _ saves: [SaveID]) {
-        guard !isCommitting, let keep else { return }
-        let ends = Set(disk.files.entries.filter { world.settings.finalLevel($0.value.value.upto) != .committed && disk.decisions[$0.key.save] == nil }.keys.map(\.save))
-        for save in ends.sorted(by: >).dropFirst(max(1, keep)) where !saves.contains(save) {
-            for key in disk.files.entries.keys where key.save == save {
-                disk.files.remove(key)
-                disk.retired.insert(key)
-            }
+    private func retainable(_ given: RetentionGiven) -> [RetentionStep] {
+        func step(_ save: SaveID, _ sequence: CommitSequence, isCommitted: Bool, isOrdered: Bool = true) -> RetentionStep {
+            let isHeld = given.protectedSaves.contains(save) || given.protectedSequences.contains(sequence)
+            return RetentionStep(StepSummary(step: save.step, sequence: sequence, save: save, parent: nil, worldSize: 1, bytes: 0, pinned: false, superseded: false, savedAt: ""),
+                                 isCommitted: isCommitted, isOrdered: isOrdered, hold: isHeld ? .restoring : nil)
+        }
+        let decided = all(disk.decisions)
+        let committed = decided.compactMap { save, decision in decision.sequence.map { step(save, $0, isCommitted: true) } }
+            .filter { step in isCommitting ? disk.steps[step.summary.sequence] != nil : disk.files.entries.keys.contains { $0.save == step.summary.save } }
+        guard !isCommitting else { return committed }
+        // Beside: saves that were to go no further.
+        let ends = disk.files.entries.filter { world.settings.finalLevel($0.value.value.upto) != .committed && disk.decisions[$0.key.save] == nil && !given.protectedSaves.contains($0.key.save) }
+        return committed + Dictionary(grouping: ends, by: \.key.save).map { save, files in
+            let count = files.lazy.compactMap(\.value.value.count).first
+            return step(save, CommitSequence(attempt: save.attempt, count: count ?? 0), isCommitted: false, isOrdered: count != nil)
         }
     }
 }

@@ -133,7 +133,7 @@ final class TierModel {
             settled(id, NodeName(attempt: attempt, restore: restore, node: node), ranks, ok)
         case .verdict(let id, _, let attempt, let restore, let worldSize, let publish, let force):
             verdict(id, RestoreName(attempt: attempt, restore: restore), worldSize, publish: publish, force: force)
-        case .retain(let id, _, let keep, _, let saves, let sequences): retain(id, keep, saves, sequences)
+        case .retain(let id, _, let rules, let given): retain(id, rules, given)
         case .scan(let id): scan(id)
         case .held(let id, _, let step): held(id, step)
         case .list(let id, _): operate(id) { [self] in .reply(.steps(id: id, summaries())) }

@@ -34,7 +34,9 @@ private struct Pair {
     }
 
     func retain(keep: Int, protected: [SaveID] = []) throws {
-        _ = try local.ask { .retain(id: $0, run: testRun, keep: keep, keepPeriod: nil, protectedSaves: protected, protectedSequences: []) }
+        var given = RetentionGiven(protectedSaves: protected, protectedSequences: [])
+        given.standing = CommitSequence(attempt: 1 << 20, count: 1)
+        _ = try local.ask { .retain(id: $0, run: testRun, rules: RetentionRules(keep: keep), given: given) }
     }
 
     func scan() throws -> [FoundRankSave] {
@@ -70,7 +72,7 @@ private struct Pair {
     let local = try TierHarness([drive.path], form: .beside, tier: .local)
     for step in [10, 20, 30, 40] { try local.put(smallPart(save(step, attempt: 1), rank: 1, worldSize: 2, upto: .local)) }
     _ = try local.ask { .scan(id: $0) }
-    _ = try local.ask { .retain(id: $0, run: testRun, keep: 2, keepPeriod: nil, protectedSaves: [], protectedSequences: []) }
+    _ = try local.ask { .retain(id: $0, run: testRun, rules: RetentionRules(keep: 2), given: nothingGiven) }
     #expect(try besideSteps(drive) == [30, 40])
 }
 

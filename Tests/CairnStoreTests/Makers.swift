@@ -1,5 +1,6 @@
 // One maker per thing, with defaults for what a test does not care about, and a seeded generator.
 import CairnIO
+import CairnMessages
 import CairnModel
 import CairnStore
 
@@ -17,6 +18,7 @@ struct SeededGenerator: RandomNumberGenerator {
 }
 
 let testRun = RunKey(uid: 1000, name: "llama")
+let nothingGiven = RetentionGiven(protectedSaves: [], protectedSequences: [])
 
 func save(_ step: Int = 1200, attempt: Int = 17, attemptTry: Int = 1) -> SaveID {
     SaveID(attempt: attempt, step: step, attemptTry: attemptTry)

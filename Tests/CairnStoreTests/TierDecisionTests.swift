@@ -29,7 +29,7 @@ import Testing
     #expect(failureKind { try tier.create(file, number: 2) } == .ended)
     guard case .decision(_, .void) = try tier.decide(id).0 else { Issue.record("not void"); return }
     try tier.commit(step: 20, count: 2)
-    _ = try tier.ask { .retain(id: $0, run: testRun, keep: 5, keepPeriod: nil, protectedSaves: [], protectedSequences: []) }
+    _ = try tier.ask { .retain(id: $0, run: testRun, rules: RetentionRules(keep: 5), given: nothingGiven) }
     #expect(try !folder.names("1000/llama").contains(".saving-\(id)"))
     #expect(failureKind { try tier.publish(file, number: 1) } == .ended, "its folder was renamed away")
 }
@@ -109,7 +109,7 @@ import Testing
     #expect(try tier.steps().map(\.step) == [20])
     guard case .choice(_, true, 20?, _, _, _) = try tier.ask({
         .choose(id: $0, run: testRun, attempt: 2, restore: 1, step: nil, candidate: nil) }).0 else { Issue.record("no choice"); return }
-    guard case .removed = try tier.ask({ .retain(id: $0, run: testRun, keep: 1, keepPeriod: nil, protectedSaves: [], protectedSequences: []) }).0,
+    guard case .removed = try tier.ask({ .retain(id: $0, run: testRun, rules: RetentionRules(keep: 1), given: nothingGiven) }).0,
           case .scanned = try tier.ask({ .scan(id: $0) }).0 else { Issue.record("no answer"); return }
 }
 

@@ -13,8 +13,8 @@ import Testing
     #expect(try tier.steps().filter(\.pinned).map(\.step) == [100])
     _ = try tier.ask { .choose(id: $0, run: testRun, attempt: 2, restore: 1, step: 200, candidate: nil) }
     guard case .removed(_, let removed) = try tier.ask({
-        .retain(id: $0, run: testRun, keep: 2, keepPeriod: nil, protectedSaves: [files[2].key.save], protectedSequences: []) }).0 else { return }
-    #expect(removed.map(\.count) == [4])
+        .retain(id: $0, run: testRun, rules: RetentionRules(keep: 2), given: RetentionGiven(protectedSaves: [files[2].key.save], protectedSequences: [])) }).0 else { return }
+    #expect(removed.map(\.sequence.count) == [4])
     #expect(try tier.steps().map(\.step) == [100, 200, 300, 500, 600])
     _ = try tier.ask { .pin(id: $0, ref: tier.ref(files[0], count: 1), pinned: false) }
     #expect(try tier.steps().filter(\.pinned).isEmpty)
@@ -32,7 +32,7 @@ import Testing
     for step in steps { try tier.put(try StagedFile([Shard(name: "w", dtype: "U8", shape: [5000])], save: save(step, attempt: 1), seed: 1), count: step) }
     for step in steps {
         try tier.send(.decide(id: 10_000 + step, run: testRun, save: save(step, attempt: 1), worldSize: 1, participants: nil, parent: nil))
-        try tier.send(.retain(id: 20_000 + step, run: testRun, keep: 1000, keepPeriod: nil, protectedSaves: [], protectedSequences: []))
+        try tier.send(.retain(id: 20_000 + step, run: testRun, rules: RetentionRules(keep: 1000), given: nothingGiven))
     }
     for _ in 0..<2 * steps.count {
         switch try tier.next().0 {

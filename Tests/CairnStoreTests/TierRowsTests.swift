@@ -71,7 +71,7 @@ private func box(_ rank: Int) -> [Box] { [Box(name: "layers.0.weight", offsets: 
     let tier = try TierHarness([folder.path])
     #expect(try tier.steps().map(\.step) == [20])
     guard case .scanned = try tier.ask({ .scan(id: $0) }).0,
-          case .removed = try tier.ask({ .retain(id: $0, run: testRun, keep: 1, keepPeriod: nil, protectedSaves: [], protectedSequences: []) }).0 else { Issue.record("no answer"); return }
+          case .removed = try tier.ask({ .retain(id: $0, run: testRun, rules: RetentionRules(keep: 1), given: nothingGiven) }).0 else { Issue.record("no answer"); return }
     #expect(failureKind { _ = try tier.look(id) } == .corrupt)
     #expect(try folder.names("1000/llama").contains(".saving-\(id)"), "its files are not deleted")
     try folder.flip(rows, at: 60)

@@ -146,3 +146,15 @@ def test_no_daemon_is_said_with_what_to_do(folder: Path) -> None:
     assert done.returncode == 3
     assert done.stdout == ""
     assert "start it with" in done.stderr
+
+
+def test_advise_says_how_often_to_save(daemon: Daemon) -> None:
+    told = json.loads(cli(daemon, "advise", "run", "--mtbf", "6h", "--json"))
+    assert told["saves"] == STEPS
+    assert 0 < told["dalyMs"] <= told["bestMs"]
+    assert 0 < told["usefulNowPpm"] <= told["usefulBestPpm"] < 1_000_000
+    shown = cli(daemon, "advise", "run")
+    assert "save every" in shown
+    assert "a failure every 1d 0h" in shown
+    assert "no run" in cli(daemon, "advise", "other", code=4)
+    assert "--mtbf" in cli(daemon, "advise", "run", "--mtbf", "often", code=2)

@@ -1,11 +1,11 @@
 # ruff: noqa: E501  (the replaced texts are lines of the code, as long as they are there)
-"""Mistakes that the simulation must catch. Each replaces one text, found exactly once, in a file of the engine or, where the engine
-cannot make the mistake, of the simulation's tier worker. `invariant`: what the report of the violation must begin with (one of them).
+"""Mistakes that the simulation must catch. Each replaces one text, found exactly once, in a file of the engine (or of what it shares with
+the workers) or, where the engine cannot make the mistake, of the simulation's tier worker. `invariant`: what the report of the violation must begin with (one of them).
 """
 
 from dataclasses import dataclass
 
-ENGINE, SIMULATION = "CairnEngine", "CairnSimulation"
+ENGINE, MODEL, SIMULATION = "CairnEngine", "CairnModel", "CairnSimulation"
 
 
 @dataclass(frozen=True)
@@ -125,8 +125,9 @@ MUTATIONS = [
     Mutation("what has failed outlives the process", ("I4",), ENGINE, "Engine+Staging.swift", "        drop(rankSave)\n", ""),
 
     # Retention.
-    Mutation("retention deletes the newest", ("I3", "I1"), SIMULATION, "TierModel+Housekeeping.swift",
-             "doomed = known.dropFirst(max(1, keep ?? Int.max))", "doomed = known.dropFirst(max(0, (keep ?? Int.max) - 1))"),
+    Mutation("retention takes the oldest for the newest", ("I3", "I1"), MODEL, "Retention.swift",
+             "isOrdered ? ($0.sequence, $0.summary.save) < ($1.sequence, $1.summary.save)",
+             "isOrdered ? ($0.sequence, $0.summary.save) > ($1.sequence, $1.summary.save)"),
     Mutation("retention ignores what a restore names", ("I3",), ENGINE, "Engine+Commit.swift",
              "protectedSaves: protected, protectedSequences: sequences)", "protectedSaves: protected, protectedSequences: sequences.filter { _ in false })"),
     Mutation("retention takes what is unfinished", ("I1",), ENGINE, "Engine+Commit.swift",

@@ -61,6 +61,8 @@ int cairn_eventfd(void);
 int cairn_eventfd_signal(int fd);
 /// 0 when nothing was signalled.
 uint64_t cairn_eventfd_drain(int fd);
+/// 1: something keeps it synchronized, 0: nothing does, -1: not told.
+int cairn_clock_state(void);
 ssize_t cairn_random(void *to, size_t bytes);
 
 // Processes and threads

@@ -23,6 +23,8 @@ extension Daemon {
         case .pin(let parameters): withRun(parameters.uid, parameters.run, context) { pin($0, parameters.step, true, context) }
         case .unpin(let parameters): withRun(parameters.uid, parameters.run, context) { pin($0, parameters.step, false, context) }
         case .delete(let parameters): withRun(parameters.uid, parameters.run, context) { delete($0, parameters.step, context) }
+        case .retain(let parameters): retain(parameters, context)
+        case .advise(let parameters): withRun(parameters.uid, parameters.run, context) { advise($0, parameters.mtbfSeconds, context) }
         case .drain(let parameters): drain(parameters, context)
         case .watch(let parameters): watch(parameters, context)
         case .metrics: context.reply(Operations.Metrics.Reply(text: metrics()))

@@ -150,9 +150,12 @@ extension Daemon {
 
     /// The engine's answer to a Save or a Seal, as its reply.
     func saveCall(_ context: CallContext, _ handle: Int, dataStart: Int) -> CallID {
-        engineCall(context) { [unowned self] answer in
+        let began = loop.nowNanoseconds
+        return engineCall(context) { [unowned self] answer in
             switch answer {
-            case .saved(let save, let bytes): context.reply(Checkpoint.Save.Reply(save: save.description, bytes: bytes, dataStart: dataStart))
+            case .saved(let save, let bytes):
+                if let plan = plans[handle] { saveTimes.returned(plan.run, save, rank: plan.rank, nanoseconds: loop.nowNanoseconds - began) }
+                context.reply(Checkpoint.Save.Reply(save: save.description, bytes: bytes, dataStart: dataStart))
             case .failed(let error):
                 // Refused before anything was staged: the engine knows nothing of this plan.
                 if !engine.knows(handle: handle) { plans[handle] = nil }
@@ -229,13 +232,16 @@ extension Daemon {
         if let timeout = parameters.timeoutMs, timeout < 0 { return context.fail(.invalidParameter(parameter: "timeoutMs")) }
         let call = engineCall(context) { [unowned self] answer in
             switch answer {
-            case .waited(let level, let reason): context.reply(Checkpoint.Wait.Reply(level: level, reason: reason))
+            case .waited(let level, let reason):
+                saveTimes.waitsNoMore(session.run, id, rank: session.rank)
+                context.reply(Checkpoint.Wait.Reply(level: level, reason: reason))
             case .failed(.unknownSave): lookDecision(session.run, id, context)
             case .failed(let error): context.fail(wireError(error))
             default: preconditionFailure("a Wait was answered with \(answer)")
             }
         }
         let deadline = parameters.timeoutMs.map { loop.nowNanoseconds + min($0, 1 << 40) * 1_000_000 }
+        if parameters.level == .staged { saveTimes.waits(session.run, id, rank: session.rank, now: loop.nowNanoseconds) }
         deliver(.wait(call: call, run: session.run, save: id, rank: session.rank, level: parameters.level, deadline: deadline))
     }
 

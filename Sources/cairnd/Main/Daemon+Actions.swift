@@ -87,6 +87,7 @@ extension Daemon {
     private func tell(_ notice: Notice) {
         // A held save is counted when it is sealed.
         if notice.save.attemptTry > 0 { count(notice) }
+        saveTimes.tell(notice)
         for watcher in Array(watchers.values) { watcher.tell(notice) }
     }
 

@@ -83,9 +83,8 @@ extension Daemon {
         return (changed, fixed)
     }
 
-    static func retention(_ configuration: Configuration) -> [Tier: Engine.Retention] {
-        let local = configuration.retention.local, global = configuration.retention.global
-        return [.local: Engine.Retention(keep: local.keep, keepPeriod: local.keepPeriod), .global: Engine.Retention(keep: global.keep, keepPeriod: global.keepPeriod)]
+    static func retention(_ configuration: Configuration) -> [Tier: RetentionRules] {
+        [.local: configuration.retention.local, .global: configuration.retention.global]
     }
 
     static func set(_ limits: inout EngineLimits, _ said: Configuration.Limits) {

@@ -81,6 +81,8 @@ final class Daemon {
     var lockNote: String?
     var isReady = false
     var stopping = false
+    var isEvicting = false
+    var saveTimes = SaveTimesBook()
     var counters = Counters()
     var fatal: String?
 
@@ -127,6 +129,7 @@ final class Daemon {
             loop.timer(afterMilliseconds: 0, repeatMilliseconds: milliseconds) { SystemdNotify.send(state: "WATCHDOG=1") }
         }
         try startWorkers()
+        watchWatermarks()
         listenWatch = try loop.watch(listener, events: .readable) { [unowned self] _ in acceptClients() }
         log.write(.notice, "cairnd \(CairnVersion.text) on \(node): socket '\(configuration.socket)', pool \(poolShape.slots * Sizes.chunkBytes >> 20) MiB, "
             + "tiers \(engine.tiers.map(\.rawValue).joined(separator: " and ")) (commits on \(engine.committing.rawValue))")

@@ -67,6 +67,12 @@ enum DaemonLimits {
     /// With memory that outlives the process: a flush that writes nothing for so long is left to the next one.
     static let drainStillMilliseconds = 3_000
     static let workerEndMilliseconds = 2_000
+    /// Saves of a run whose times are kept, and runs: of more the one that was used longest ago is forgotten.
+    static let timedSaves = 32, timedRuns = 256
+    /// How often the local tier's space is held against its watermarks.
+    static let watermarkMilliseconds = 10_000
+    /// After a look that let nothing go.
+    static let evictionPauseMilliseconds = 600_000
     /// The engine's timers, while it has any.
     static let tickMilliseconds = 20
     /// READY is sent once so much of the pool is there.

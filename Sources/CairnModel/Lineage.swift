@@ -4,7 +4,6 @@
 // after S before it: those steps are superseded. The line is followed from the newest step back: the steps committed since
 // the same parent belong to it, then what that parent's own line holds. A step that names no parent began afresh: what is
 // older than it is a history of its own, and stays as it is.
-import CairnModel
 
 public enum Lineage {
     public static func superseded(_ steps: [StepSummary]) -> Set<CommitSequence> {
