@@ -146,7 +146,7 @@ install:
 	  chmod 0644 '$(DESTDIR)$(PREFIX)/lib/systemd/system/'"$$unit"; done
 	install -m 0644 systemd/sysusers.conf '$(DESTDIR)$(PREFIX)/lib/sysusers.d/cairn.conf'
 	install -m 0644 systemd/tmpfiles.conf '$(DESTDIR)$(PREFIX)/lib/tmpfiles.d/cairn.conf'
-	install -m 0644 README.md Docs/*.md Config/cairnd.yaml '$(DESTDIR)$(PREFIX)/share/doc/cairn/'
+	install -m 0644 README.md Docs/*.md Docs/*.svg Config/cairnd.yaml monitoring/cairn-alerts.yaml monitoring/cairn-dashboard.json '$(DESTDIR)$(PREFIX)/share/doc/cairn/'
 	test -e '$(DESTDIR)$(SYSCONFDIR)/cairn/cairnd.yaml' \
 	  || install -m 0644 Config/cairnd.yaml '$(DESTDIR)$(SYSCONFDIR)/cairn/cairnd.yaml'
 

@@ -183,7 +183,9 @@ extension Engine {
             guard let rankSave = rankSaves[handle], rankSave.failure == nil, !rankSave.unassigned.isEmpty else { idle = 0; continue }
             stagingTurn.append(handle)
             guard rankSave.outstanding < limits.assignedPerRank else { idle += 1; continue }
-            guard let chunk = rankSave.unassigned.last, let slot = takeSlot(handle: handle, chunk: chunk) else { break }
+            guard let chunk = rankSave.unassigned.last, let slot = takeSlot(handle: handle, chunk: chunk) else { waitForPool(); break }
+            rankSave.poolWaitNs = rankSave.poolWait(at: now)
+            rankSave.poolWaitSince = nil
             rankSave.unassigned.removeLast()
             rankSave.slots[chunk] = slot
             rankSave.outstanding += 1
@@ -192,6 +194,14 @@ extension Engine {
             idle = 0
         }
         if !assigned.isEmpty { actions.append(.stager(.stage(assigned))) }
+    }
+
+    /// No slot is free: all whose turn would have come wait.
+    private func waitForPool() {
+        for handle in stagingTurn {
+            guard let rankSave = rankSaves[handle], rankSave.failure == nil, !rankSave.unassigned.isEmpty else { continue }
+            rankSave.poolWaitSince = rankSave.poolWaitSince ?? now
+        }
     }
 
     func chunkStaged(_ staged: ChunkStaged) {
@@ -345,7 +355,7 @@ extension Engine {
         let bytes = level == .accepted || level == .failed ? rankSave.stagedBytes : rankSave.fileBytes
         rankSave.toldBytes = bytes
         actions.append(.tell(Notice(run: rankSave.key.run, save: rankSave.key.save, rank: rankSave.key.rank, level: level, bytes: bytes,
-                                    totalBytes: rankSave.fileBytes, at: now, reason: reason, reached: true)))
+                                    totalBytes: rankSave.fileBytes, at: now, reason: reason, reached: true, poolWaitNs: rankSave.poolWait(at: now))))
         answerWaits(rankSave, level, reason)
     }
 }

@@ -1,6 +1,6 @@
 // The pure state machine of one daemon: events in, actions out; no I/O, no clock, no threads.
 // Files: +Attempts (open, numbering), +Leftovers (what older attempts left), +Staging (save, chunks, fence), +Held (saves that get their step later), +Flush (tiers), +Evict (room in the pool), +Commit (decide, void),
-// +Restore (choose, settle), +Recovery (scan, lost workers), +Report (what status shows, invariants).
+// +Restore (choose, settle), +Recovery (scan, lost workers), +Report (what status shows, invariants), +Progress (what watch shows).
 import CairnMessages
 import CairnModel
 
@@ -114,11 +114,11 @@ public final class Engine {
         return nanoseconds * 3 / 4 + Int((mixed >> 33) % UInt64(nanoseconds / 2 + 1))
     }
     func reply(_ call: CallID?, _ answer: Answer) { if let call { actions.append(.reply(call, answer)) } }
-    func log(_ severity: Severity, _ text: String, _ key: RankSaveKey? = nil) {
-        actions.append(.log(severity, text, run: key?.run, save: key?.save, rank: key?.rank))
+    func log(_ severity: Severity, _ text: String, _ key: RankSaveKey? = nil, tier: Tier? = nil) {
+        actions.append(.log(severity, text, run: key?.run, save: key?.save, rank: key?.rank, tier: tier))
     }
-    func log(_ severity: Severity, _ text: String, save: SaveKey) {
-        actions.append(.log(severity, text, run: save.run, save: save.save, rank: nil))
+    func log(_ severity: Severity, _ text: String, save: SaveKey, tier: Tier? = nil) {
+        actions.append(.log(severity, text, run: save.run, save: save.save, rank: nil, tier: tier))
     }
 
     /// Sends a request of a tier and remembers what it was for.
@@ -210,7 +210,7 @@ public final class Engine {
         case (.verdict(let key, let restore), .verdict(_, let ok, let reason)): verdictRead(key, restore, ok: ok, reason: reason, by: tier)
         case (.scan, .scanned(_, let found)): scanned(tier, found)
         case (.retain(let run), .removed(_, let sequences)):
-            for sequence in sequences { log(.info, "run \(run): retention removed sequence \(sequence) from the \(tier) tier") }
+            for sequence in sequences { actions.append(.log(.info, "retention removed sequence \(sequence) from the \(tier) tier", run: run, save: nil, rank: nil, tier: tier)) }
         case (.record, _), (.discard, _): break
         default: preconditionFailure("a reply of the \(tier) worker does not fit its request: \(what)")
         }

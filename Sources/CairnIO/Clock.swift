@@ -4,6 +4,7 @@ import Glibc
 public enum Clock {
     public static func monotonicNanoseconds() -> Int { read(CLOCK_MONOTONIC) }
     public static func utcSeconds() -> Int { read(CLOCK_REALTIME) / 1_000_000_000 }
+    public static func utcMilliseconds() -> Int { read(CLOCK_REALTIME) / 1_000_000 }
 
     private static func read(_ clock: clockid_t) -> Int {
         var now = timespec()

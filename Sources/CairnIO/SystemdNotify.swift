@@ -1,4 +1,4 @@
-// systemd's two protocols: readiness by datagram (sd_notify), and sockets handed over at start (sd_listen_fds).
+// systemd's protocols: readiness by datagram (sd_notify), sockets handed over at start (sd_listen_fds), and the journal's datagrams.
 import CLinux
 import Glibc
 
@@ -7,14 +7,24 @@ public enum SystemdNotify {
     @discardableResult
     public static func send(state: String) -> Bool {
         guard let name = ProcessFacts.environment("NOTIFY_SOCKET"), name.hasPrefix("/") || name.hasPrefix("@") else { return false }
+        guard let socket = connect(name) else { return false }
+        return send(socket, state, wait: false)
+    }
+
+    /// A datagram socket of systemd's, by its path, or its abstract name behind an '@'; nil: nobody has it.
+    public static func connect(_ name: String) -> Descriptor? {
         let raw = cairn_unix_datagram()
-        guard raw >= 0 else { return false }
+        guard raw >= 0 else { return nil }
         let socket = Descriptor(owning: raw)
         let isAbstract = name.hasPrefix("@")
         let path = isAbstract ? String(name.dropFirst()) : name
-        guard unsafe cairn_unix_connect(socket.raw, path, path.utf8.count, isAbstract ? 1 : 0) == 0 else { return false }
-        let bytes = Array(state.utf8)
-        return unsafe bytes.withUnsafeBytes { unsafe cairn_send(socket.raw, $0.baseAddress, $0.count, 0, nil, 0) } == bytes.count
+        return unsafe cairn_unix_connect(socket.raw, path, path.utf8.count, isAbstract ? 1 : 0) == 0 ? socket : nil
+    }
+
+    /// One datagram; `wait`: until the receiver has room, for threads that may.
+    public static func send(_ socket: Descriptor, _ text: String, wait: Bool = true) -> Bool {
+        let bytes = Array(text.utf8)
+        return unsafe bytes.withUnsafeBytes { unsafe cairn_send(socket.raw, $0.baseAddress, $0.count, wait ? 1 : 0, nil, 0) } == bytes.count
     }
 
     /// The sockets that systemd listens on for us, with the names of their units. Taken once: the variables are removed.

@@ -29,10 +29,11 @@ struct Cairn: ParsableCommand {
               cairn verify llama-7b 1200 --tier global
               cairn path llama-7b --json
               cairn branch llama-7b@1200 llama-7b-colder
+              cairn timeline llama-7b -o llama.html
               cairn bench --path /nvme0/cairn
             """,
         version: CairnVersion.text,
-        subcommands: [StatusCommand.self, ListCommand.self, ShowCommand.self, PathCommand.self, VerifyCommand.self, WatchCommand.self,
+        subcommands: [StatusCommand.self, ListCommand.self, ShowCommand.self, PathCommand.self, VerifyCommand.self, WatchCommand.self, TimelineCommand.self,
                       BranchCommand.self, PinCommand.self, UnpinCommand.self, DeleteCommand.self, DrainCommand.self, MetricsCommand.self, BenchCommand.self])
 
     static func main() {

@@ -123,6 +123,8 @@ extension Daemon {
         let call = saveCall(context, handle, dataStart: plan.dataStart)
         let staging = BeginStaging(handle: handle, session: session.token, layout: registered.number, dataStart: plan.dataStart,
                                    fileBytes: plan.fileBytes, objects: extents, verify: parameters.verify == true)
+        keeping.planned = plans[handle].map { (handle, $0) }
+        defer { keeping.planned = nil }
         deliver(.save(SaveRequest(call: call, session: session.token, handle: handle, step: step, attemptTry: parameters.attemptTry, upto: upto,
                                   staging: staging, eagerChunks: eagerChunks(registered.layout, extents, plan),
                                   waitsForEager: registered.hasEagerBytes || extents.contains { $0.eager } || staging.verify, participants: participants, isCopies: isCopies, isHeld: isHeld)))
@@ -133,9 +135,14 @@ extension Daemon {
 
     /// The engine's answer to a Save or a Seal, as its reply.
     func saveCall(_ context: CallContext, _ handle: Int, dataStart: Int) -> CallID {
-        engineCall(context) { [unowned self] answer in
+        let begin = loop.nowNanoseconds
+        return engineCall(context) { [unowned self] answer in
             switch answer {
-            case .saved(let save, let bytes): context.reply(Checkpoint.Save.Reply(save: save.description, bytes: bytes, dataStart: dataStart))
+            case .saved(let save, let bytes):
+                if let plan = plans[handle], !Copies.isCopies(plan.rank) {
+                    keeping.stages.add(keeping.times.called(RankSaveKey(run: plan.run, save: save, rank: plan.rank), nanoseconds: loop.nowNanoseconds - begin))
+                }
+                context.reply(Checkpoint.Save.Reply(save: save.description, bytes: bytes, dataStart: dataStart))
             case .failed(let error):
                 // Refused before anything was staged: the engine knows nothing of this plan.
                 if !engine.knows(handle: handle) { plans[handle] = nil }
@@ -219,6 +226,7 @@ extension Daemon {
             }
         }
         let deadline = parameters.timeoutMs.map { loop.nowNanoseconds + min($0, 1 << 40) * 1_000_000 }
+        if parameters.level == .staged { keeping.times.fenceBegan(RankSaveKey(run: session.run, save: id, rank: session.rank), at: loop.nowNanoseconds) }
         deliver(.wait(call: call, run: session.run, save: id, rank: session.rank, level: parameters.level, deadline: deadline))
     }
 

@@ -54,6 +54,18 @@ enum DaemonLimits {
     /// After SIGTERM: what is staged is flushed this long, then the workers have this long to end.
     static let drainMilliseconds = 20_000
     static let workerEndMilliseconds = 2_000
+    /// Saves in an answer of History, where none are asked for.
+    static let historySaves = 20
+    /// Bytes that wait for the keeper; beyond, lines of the history are dropped and counted.
+    static let keeperQueueBytes = 1 << 20
+    /// The first text for node_exporter, once tiers are up; then at the configured interval.
+    static let firstTextfileMilliseconds = 1_000
+    /// Events that wait to be written; more are dropped and counted.
+    static let logQueue = 1024
+    /// Of one subject (a run, a tier) and severity, so many events in a while: a job that fails in a loop leaves the log readable.
+    static let logLinesPerWindow = 200, logWindowMilliseconds = 10_000, logSubjects = 1024
+    /// A datagram of the journal's must fit the kernel's buffer.
+    static let logLineBytes = 16 << 10
     /// The engine's timers, while it has any.
     static let tickMilliseconds = 20
     /// READY is sent once so much of the pool is there.
