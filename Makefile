@@ -165,7 +165,7 @@ install:
 	  chmod 0644 '$(DESTDIR)$(PREFIX)/lib/systemd/system/'"$$unit"; done
 	install -m 0644 systemd/sysusers.conf '$(DESTDIR)$(PREFIX)/lib/sysusers.d/cairn.conf'
 	install -m 0644 systemd/tmpfiles.conf '$(DESTDIR)$(PREFIX)/lib/tmpfiles.d/cairn.conf'
-	install -m 0644 README.md Docs/*.md Docs/*.svg Config/cairnd.yaml '$(SHARE)/doc/cairn/'
+	install -m 0644 README.md Docs/*.md Docs/*.svg Config/cairnd.yaml monitoring/cairn-alerts.yaml monitoring/cairn-dashboard.json '$(SHARE)/doc/cairn/'
 	pages=$$(mktemp -d); trap 'rm -rf "$$pages"' EXIT; $(PYTHON) scripts/man_pages.py '$(CAIRN_BIN)' "$$pages"; \
 	  for section in 1 5 8; do install -m 0644 "$$pages"/*.$$section '$(SHARE)/man/'man$$section/; done
 	'$(CAIRN_BIN)/cairn' --generate-completion-script bash > '$(SHARE)/bash-completion/completions/cairn'

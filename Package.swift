@@ -39,6 +39,7 @@ let package = Package(
         .target(name: "CairnMessages", dependencies: ["CairnModel"], swiftSettings: strict),
         .target(name: "CairnStager", dependencies: ["CairnMessages", "CairnModel", "CairnIO", "CairnWire"], swiftSettings: strict),
         .target(name: "CairnTier", dependencies: ["CairnMessages", "CairnModel", "CairnIO", "CairnStore"], swiftSettings: strict),
+        .target(name: "CairnKeeper", dependencies: ["CairnMessages", "CairnModel", "CairnIO", "CairnWire"], swiftSettings: strict),
         .target(name: "CairnConfiguration", dependencies: ["CairnModel", "Yams"], swiftSettings: strict),
 
         // What `cairn bench` measures, and what it concludes. Without CairnConfiguration: Yams brings all of Foundation, which every start of `cairn` would load.
@@ -50,7 +51,7 @@ let package = Package(
         .executableTarget(
             name: "cairnd",
             dependencies: ["CairnModel", "CairnIO", "CairnStore", "CairnEngine", "CairnWire", "CairnMessages",
-                           "CairnStager", "CairnTier", "CairnConfiguration"],
+                           "CairnStager", "CairnTier", "CairnKeeper", "CairnConfiguration"],
             swiftSettings: strict),
         .executableTarget(
             name: "cairn",
@@ -71,7 +72,7 @@ let package = Package(
         .executableTarget(name: "cairn-simulate", dependencies: ["CairnSimulation"], path: "Tests/Simulate", swiftSettings: strict),
 
         // Every parser of bytes that somebody else wrote: a library for its tests and for libFuzzer (below, `make fuzz`).
-        .target(name: "CairnFuzz", dependencies: ["CairnModel", "CairnIO", "CairnStore", "CairnTier", "CairnMessages", "CairnWire", "CairnConfiguration"],
+        .target(name: "CairnFuzz", dependencies: ["CairnModel", "CairnIO", "CairnStore", "CairnTier", "CairnKeeper", "CairnMessages", "CairnWire", "CairnConfiguration"],
                 path: "Tests/CairnFuzz", swiftSettings: strict),
 
         .testTarget(name: "CairnFuzzTests", dependencies: ["CairnFuzz"]),
@@ -83,6 +84,7 @@ let package = Package(
         .testTarget(name: "CairnBenchTests", dependencies: ["CairnBench", "CairnConfiguration", "CairnModel", "CairnIO"]),
         .testTarget(name: "CairnDoctorTests", dependencies: ["CairnDoctor", "CairnModel"]),
         .testTarget(name: "CairnConfigurationTests", dependencies: ["CairnConfiguration", "CairnModel"]),
+        .testTarget(name: "CairnKeeperTests", dependencies: ["CairnKeeper", "CairnWire", "CairnMessages", "CairnModel", "CairnIO"]),
     ],
     swiftLanguageModes: [.v6]
 )

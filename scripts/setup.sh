@@ -48,6 +48,17 @@ else
     done
 fi
 
+# Tests of the metrics and alert rules ask for promtool. Only the program, out of Debian's package: installed, that would bring a server.
+promtool=.build/prometheus/usr/bin/promtool
+if ! command -v promtool >/dev/null 2>&1 && [ ! -x "$promtool" ] && command -v dpkg-deb >/dev/null 2>&1; then
+    say "taking promtool from Debian's package prometheus (19 MiB)"
+    folder=$(mktemp -d)
+    (cd "$folder" && apt-get download -q prometheus >/dev/null 2>&1) && mkdir -p .build/prometheus \
+        && dpkg-deb --fsys-tarfile "$folder"/prometheus_*.deb | tar -x -C .build/prometheus ./usr/bin/promtool \
+        || say "without promtool: the tests that need it are skipped"
+    rm -rf "$folder"
+fi
+
 # Python: Debian's own first, since python3-venv belongs to it.
 python=
 for candidate in /usr/bin/python3 python3 python3.13 python3.12 python3.11 python3.10; do

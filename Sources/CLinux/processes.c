@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -16,7 +17,7 @@ int cairn_signal_pidfd(int pidfd, int signal) { return (int)syscall(SYS_pidfd_se
 
 // Only async-signal-safe calls: other threads of the parent may hold any lock.
 static void child(const char *executable, char *const arguments[], char *const environment[], const int *from, const int *as,
-                  int count, int die_with_parent, pid_t parent, int report) {
+                  int count, int die_with_parent, int own_group, pid_t parent, int report) {
     // A handler of the parent must not run here (libuv's writes to a pipe that both share); what is ignored stays so.
     for (int number = 1; number < NSIG; number++) {
         struct sigaction action;
@@ -29,6 +30,7 @@ static void child(const char *executable, char *const arguments[], char *const e
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         if (getppid() != parent) _exit(127);        // it died before the call above
     }
+    if (own_group) setpgid(0, 0);
     // First out of the way of all targets, then each to its place: no source is overwritten by another's target.
     int moved[16];
     for (int i = 0; i < count; i++)
@@ -46,7 +48,7 @@ failed:;
 }
 
 pid_t cairn_spawn(const char *executable, char *const arguments[], char *const environment[],
-                  const int *from, const int *as, int count, int die_with_parent) {
+                  const int *from, const int *as, int count, int die_with_parent, int own_group) {
     if (count > 16) { errno = EINVAL; return -1; }
     int report[2];
     if (pipe2(report, O_CLOEXEC) < 0) return -1;
@@ -54,7 +56,7 @@ pid_t cairn_spawn(const char *executable, char *const arguments[], char *const e
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     pid_t parent = getpid(), pid = fork();
-    if (pid == 0) child(executable, arguments, environment, from, as, count, die_with_parent, parent, report[1]);
+    if (pid == 0) child(executable, arguments, environment, from, as, count, die_with_parent, own_group, parent, report[1]);
     int code = errno;
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     close(report[1]);
@@ -72,6 +74,13 @@ pid_t cairn_spawn(const char *executable, char *const arguments[], char *const e
     errno = code;
     return -1;
 }
+
+int cairn_terminal_rows(int fd) {
+    struct winsize size;
+    return ioctl(fd, TIOCGWINSZ, &size) < 0 ? -1 : size.ws_row;
+}
+
+int cairn_pipe(int *ends) { return pipe2(ends, O_CLOEXEC); }
 
 int cairn_reap(pid_t pid, int *code, int *signal) {
     int status;

@@ -59,7 +59,7 @@ package final class PrivateDaemon {
             do {
                 return try ChildProcess.spawn(
                     executable: program, arguments: ["cairnd", "--config", String(configuration)], inherit: [(null, as: 0), (log, as: 1), (log, as: 2)],
-                    without: ["CAIRN_SOCKET", "CAIRN_NODE", "NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "JOURNAL_STREAM"])
+                    without: ["CAIRN_SOCKET", "CAIRN_NODE", "NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "JOURNAL_STREAM", "STATE_DIRECTORY"])
             } catch { throw BenchError.daemonEnded(reason: "\(error)") }
         } remove: { try Self.stop($0) }
         process = (child, id)

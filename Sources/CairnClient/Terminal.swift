@@ -11,6 +11,9 @@ public enum Terminal {
         outputIsTerminal && (ProcessFacts.environment("NO_COLOR") ?? "").isEmpty && ProcessFacts.environment("TERM") != "dumb"
     }
 
+    /// Lines of the terminal that results go to; the usual 24 where it does not say.
+    public static var rows: Int { ProcessFacts.terminalRows(1) ?? 24 }
+
     public static var ownUID: UInt32 { ProcessFacts.uid }
     public static var utcSeconds: Int { Clock.utcSeconds() }
 

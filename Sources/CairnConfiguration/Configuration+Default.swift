@@ -33,6 +33,7 @@ extension Configuration {
         let chunks = max(Pool.leastChunks, min(1 << 30, memoryBytes / 4) / Pool.onlyChunkBytes)
         result.pool.sizeBytes = chunks * Pool.onlyChunkBytes
         result.tiers.local = LocalTier(paths: [state + "/cairn/checkpoints"])
+        result.state = state + "/cairn"
         // The only tier is also the one that commits, so it keeps what a global tier would.
         result.retention.local = result.retention.global
         return result

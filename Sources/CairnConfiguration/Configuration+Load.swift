@@ -11,7 +11,7 @@ extension Configuration {
                                      "the file is empty; expected at least 'tiers' with a local or a global one")
         }
         let top = try Section(root, path: "", file: file,
-                              known: ["socket", "pool", "tiers", "retention", "operators", "files", "limits"])
+                              known: ["socket", "pool", "tiers", "retention", "operators", "files", "limits", "state", "history", "metrics", "onCommit"])
         var result = Configuration()
         if let socket = try top.value("socket", expected: socketSyntax, parse: socketPath) { result.socket = socket }
         try result.pool.read(top)
@@ -23,6 +23,10 @@ extension Configuration {
         try result.operators.read(top)
         try result.files.read(top)
         try result.limits.read(top)
+        result.state = try top.value("state", expected: pathSyntax, nullable: true, parse: absolutePath)
+        try result.history.read(top)
+        try result.metrics.read(top)
+        result.onCommit = try OnCommit.read(top)
         return result
     }
 

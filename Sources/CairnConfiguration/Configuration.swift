@@ -11,6 +11,11 @@ public struct Configuration: Equatable, Sendable {
     public var operators = Operators()
     public var files = Files()
     public var limits = Limits()
+    /// Where the daemon keeps what is its own: the history of saves. Nil: as systemd says (STATE_DIRECTORY), else memory only.
+    public var state: String?
+    public var history = History()
+    public var metrics = Metrics()
+    public var onCommit: OnCommit?
 
     public init() {}
 
@@ -100,6 +105,29 @@ public struct Configuration: Equatable, Sendable {
         public var mode: UInt32 = 0o640
         public var group: String?
         public init() {}
+    }
+
+    /// Of saves that have ended: `cairn timeline`.
+    public struct History: Equatable, Sendable {
+        public var sizeBytes = 16 << 20
+        public init() {}
+    }
+
+    /// For a Prometheus node_exporter's textfile collector.
+    public struct Metrics: Equatable, Sendable {
+        public var textfile: String?
+        public var intervalMs = 15_000
+        public init() {}
+    }
+
+    /// A command after each commit, at the daemon that serves rank 0.
+    public struct OnCommit: Equatable, Sendable {
+        /// The program's path, then its arguments.
+        public var command: [String]
+        public var timeoutMs = 600_000
+        /// Commits that wait while a command runs; of more, the oldest is dropped.
+        public var queue = 8
+        public init(command: [String]) { self.command = command }
     }
 
     public struct Limits: Equatable, Sendable {

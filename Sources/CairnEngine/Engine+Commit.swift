@@ -44,7 +44,7 @@ extension Engine {
         save.pollAt = now + jittered(ms(limits.pollLongestMs))
         if failure.kind == .corrupt { save.damagedAnswers += 1 }
         guard save.decision == nil, save.damagedAnswers >= limits.decisionTries else {
-            return log(.warning, "\(committing) tier: \(failure.text); the decision is asked for again", save: key)
+            return log(.warning, "\(committing) tier: \(failure.text); the decision is asked for again", save: key, tier: committing)
         }
         // Where only a part of it is damaged no file decides yet, and a void does. Else nothing ever will: whoever told another end had read one.
         let reason = "what decides on it is damaged: \(failure.text); earlier steps are not concerned: save again"
@@ -89,7 +89,7 @@ extension Engine {
                 tell(rankSave, .committed)
             }
             run.lastCommit = (key.save, sequence, now)
-            log(.notice, "committed step \(key.save.step) as sequence \(sequence)", save: key)
+            log(.notice, "committed step \(key.save.step) as sequence \(sequence)", save: key, tier: committing)
         case .void(let reason):
             log(.warning, "void: \(reason)", save: key)
             for rankSave in ranks { drop(rankSave) }

@@ -194,10 +194,10 @@ extension Engine {
         if failure.kind != .workerLost { file.failures += 1 }
         if file.failures < limits.fileTries || waits {
             file.retryAt = now + ms(limits.retryMs * min(file.fileTry, 20))
-            return log(.warning, "\(tier) tier: \(failure.text); written anew (try \(file.fileTry + 1))", rankSave.key)
+            return log(.warning, "\(tier) tier: \(failure.text); written anew (try \(file.fileTry + 1))", rankSave.key, tier: tier)
         }
         file.phase = .failed
-        log(.error, "\(tier) tier: \(failure.text); given up after \(file.failures) tries", rankSave.key)
+        log(.error, "\(tier) tier: \(failure.text); given up after \(file.failures) tries", rankSave.key, tier: tier)
         if tier == .local, beside != nil, finalLevel(rankSave.upto) == .committed { return }   // the global tier takes it from memory
         failRankSave(rankSave, failure.text)
     }
@@ -242,10 +242,10 @@ extension Engine {
         case .scan:
             // Nothing of it is known before the scan: it is asked for again.
             tierStates[tier]?.scanAt = now + ms(limits.pollLongestMs)
-            log(.warning, "\(tier) tier: \(failure.text)")
-        case .retain, .discard: log(.warning, "\(tier) tier: \(failure.text)")
+            log(.warning, "\(tier) tier: \(failure.text)", tier: tier)
+        case .retain, .discard: log(.warning, "\(tier) tier: \(failure.text)", tier: tier)
         case .record(let key):
-            log(.warning, "\(tier) tier: \(failure.text)")
+            log(.warning, "\(tier) tier: \(failure.text)", tier: tier)
             retain(key.run, tiers: [tier])
         case .orphan(let run, let save): runs[run]?.orphansAsked.remove(save)
         case .newest: break   // asked for again with a later save
@@ -254,7 +254,7 @@ extension Engine {
         case .have(let key), .leftovers(let key): leftoversFailed(key, failure)
         case .drop(let key):
             // Its local files may still stand: the decision file has the last word, as soon as it can be asked for.
-            log(.warning, "\(tier) tier: \(failure.text)", save: key)
+            log(.warning, "\(tier) tier: \(failure.text)", save: key, tier: tier)
         case .promote(let call, _, _, let level, _): reply(call, .failed(.tierDown(tier: tier.rawValue, reason: "\(failure.text); it was not promoted to \(level)")))
         }
     }
@@ -277,8 +277,8 @@ extension Engine {
             let stalled = now - oldest > ms(limits.stallMs)
             if stalled != state.stalled {
                 state.stalled = stalled
-                if stalled { log(.error, "the \(tier) tier has not answered for \(limits.stallMs / 1000) s: its filesystem hangs; saves go on without it where they can") }
-                else { log(.notice, "the \(tier) tier answers again") }
+                if stalled { log(.error, "the \(tier) tier has not answered for \(limits.stallMs / 1000) s: its filesystem hangs; saves go on without it where they can", tier: tier) }
+                else { log(.notice, "the \(tier) tier answers again", tier: tier) }
             }
         }
     }

@@ -37,7 +37,7 @@ extension Engine {
         guard let state = tierStates[tier] else { return }
         state.up = false
         state.downReason = reason
-        log(.error, "the \(tier) tier is down: \(reason)")
+        log(.error, "the \(tier) tier is down: \(reason)", tier: tier)
         let pending = state.pending
         state.pending.removeAll()
         let down = TierFailure(kind: .workerLost, text: reason)

@@ -98,7 +98,7 @@ extension Engine {
     }
 
     /// Why a file is not being written: it is tried again.
-    private func waitsFor(_ parts: [RankSave]) -> String? {
+    func waitsFor(_ parts: [RankSave]) -> String? {
         for tier in tiers {
             for file in parts.compactMap({ $0.files[tier] }) where file.retryAt != nil {
                 if let failure = file.failure { return "\(tier) tier: \(failure)" }

@@ -190,7 +190,9 @@ extension Engine {
                 idle += 1
                 continue
             }
-            guard let chunk = rankSave.unassigned.last, let slot = takeSlot(handle: handle, chunk: chunk) else { break }
+            guard let chunk = rankSave.unassigned.last, let slot = takeSlot(handle: handle, chunk: chunk) else { waitForPool(); break }
+            rankSave.poolWaitNs = rankSave.poolWait(at: now)
+            rankSave.poolWaitSince = nil
             rankSave.unassigned.removeLast()
             rankSave.slots[chunk] = slot
             rankSave.outstanding += 1
@@ -210,6 +212,14 @@ extension Engine {
     /// One more: a rank may never put them, and others must be served meanwhile.
     private func mayHold(_ streaming: [UInt32: Int], _ uid: UInt32) -> Bool {
         streaming[uid, default: 0] < limits.slots - limits.slots / 4 && streaming.values.reduce(0, +) + heldChunks < limits.slots - limits.streamedReserve
+    }
+
+    /// No slot is free: all whose turn would have come wait.
+    private func waitForPool() {
+        for handle in stagingTurn {
+            guard let rankSave = rankSaves[handle], rankSave.failure == nil, !rankSave.unassigned.isEmpty else { continue }
+            rankSave.poolWaitSince = rankSave.poolWaitSince ?? now
+        }
     }
 
     func chunkStaged(_ staged: ChunkStaged) {
@@ -366,7 +376,7 @@ extension Engine {
         let bytes = level == .accepted || level == .failed ? rankSave.stagedBytes : rankSave.fileBytes
         rankSave.toldBytes = bytes
         actions.append(.tell(Notice(run: rankSave.key.run, save: rankSave.key.save, rank: rankSave.key.rank, level: level, bytes: bytes,
-                                    totalBytes: rankSave.fileBytes, at: now, reason: reason, reached: true)))
+                                    totalBytes: rankSave.fileBytes, at: now, reason: reason, reached: true, poolWaitNs: rankSave.poolWait(at: now))))
         answerWaits(rankSave, level, reason)
     }
 }

@@ -1,6 +1,6 @@
 // The pure state machine of one daemon: events in, actions out; no I/O, no clock, no threads.
 // Files: +Attempts (open, numbering), +Leftovers (what older attempts left), +Staging (save, chunks, fence), +Held (saves that get their step later), +Flush (tiers), +Kept (what outlives the process), +Evict (room in the pool), +Commit (decide, void),
-// +Restore (choose, settle), +Recovery (scan, lost workers), +Report (what status shows, invariants).
+// +Restore (choose, settle), +Recovery (scan, lost workers), +Report (what status shows, invariants), +Progress (what watch shows).
 import CairnMessages
 import CairnModel
 
@@ -48,7 +48,7 @@ public final class Engine {
     }
 
     /// Between two events. What the pool and the queues were made for stays.
-    public func reconfigure(retention: [Tier: Retention], _ change: (inout EngineLimits) -> Void) {
+    public func reconfigure(retention: [Tier: RetentionRules], _ change: (inout EngineLimits) -> Void) {
         self.retention = retention
         change(&limits)
         limits.verify()
@@ -119,11 +119,11 @@ public final class Engine {
         return nanoseconds * 3 / 4 + Int((mixed >> 33) % UInt64(nanoseconds / 2 + 1))
     }
     func reply(_ call: CallID?, _ answer: Answer) { if let call { actions.append(.reply(call, answer)) } }
-    func log(_ severity: Severity, _ text: String, _ key: RankSaveKey? = nil) {
-        actions.append(.log(severity, text, run: key?.run, save: key?.save, rank: key?.rank))
+    func log(_ severity: Severity, _ text: String, _ key: RankSaveKey? = nil, tier: Tier? = nil) {
+        actions.append(.log(severity, text, run: key?.run, save: key?.save, rank: key?.rank, tier: tier))
     }
-    func log(_ severity: Severity, _ text: String, save: SaveKey) {
-        actions.append(.log(severity, text, run: save.run, save: save.save, rank: nil))
+    func log(_ severity: Severity, _ text: String, save: SaveKey, tier: Tier? = nil) {
+        actions.append(.log(severity, text, run: save.run, save: save.save, rank: nil, tier: tier))
     }
 
     /// Sends a request of a tier and remembers what it was for.
@@ -215,7 +215,9 @@ public final class Engine {
         case (.verdict(let key, let restore), .verdict(_, let ok, let reason)): verdictRead(key, restore, ok: ok, reason: reason, by: tier)
         case (.scan, .scanned(_, let found)): scanned(tier, found)
         case (.retain(let run), .removed(_, let gone)):
-            for step in gone { log(.info, "run \(run): retention removed step \(step.step), sequence \(step.sequence), from the \(tier) tier: \(step.reason)") }
+            for step in gone {
+                actions.append(.log(.info, "retention removed step \(step.step), sequence \(step.sequence), from the \(tier) tier: \(step.reason)", run: run, save: nil, rank: nil, tier: tier))
+            }
         case (.record(let key), _): retain(key.run, tiers: [tier])
         case (.discard, _): break
         default: preconditionFailure("a reply of the \(tier) worker does not fit its request: \(what)")

@@ -108,10 +108,12 @@ public struct Notice: Hashable, Sendable {
     public var run: RunKey, save: SaveID, rank: Int, level: Level, bytes: Int, totalBytes: Int, at: Int, reason: String?
     /// The level was just reached; else the bytes on the way to the next are news, or it is told again.
     public var reached: Bool
+    /// How long its staging has waited for a slot of the pool until now.
+    public var poolWaitNs: Int
     public init(run: RunKey, save: SaveID, rank: Int, level: Level, bytes: Int, totalBytes: Int, at: Int, reason: String?,
-                reached: Bool = false) {
+                reached: Bool = false, poolWaitNs: Int = 0) {
         self.run = run; self.save = save; self.rank = rank; self.level = level; self.bytes = bytes
-        self.totalBytes = totalBytes; self.at = at; self.reason = reason; self.reached = reached
+        self.totalBytes = totalBytes; self.at = at; self.reason = reason; self.reached = reached; self.poolWaitNs = poolWaitNs
     }
 }
 
@@ -145,5 +147,5 @@ public enum Action: Sendable {
     case forget(handle: Int)
     /// The engine ended this session: a newer attempt or a newer session of the same process took its place.
     case endSession(SessionToken, reason: String, replaced: Bool)
-    case log(Severity, String, run: RunKey?, save: SaveID?, rank: Int?)
+    case log(Severity, String, run: RunKey?, save: SaveID?, rank: Int?, tier: Tier?)
 }

@@ -150,6 +150,8 @@ final class RankSave {
     var stagedChunks = 0, stagedBytes = 0
     var toldBytes = 0
     var progressAt: Int
+    /// Back-pressure: since when a chunk of it waits for a slot, and how long others have.
+    var poolWaitSince: Int?, poolWaitNs = 0
     var stagerKnows = false, cancelling = false
     var level = Level.accepted
     var failure: String?
@@ -176,6 +178,7 @@ final class RankSave {
     var isStaged: Bool { recovered || stagedChunks == chunkCount }
     var saveKey: SaveKey { SaveKey(run: key.run, save: key.save) }
     func bytes(ofChunk chunk: Int) -> Int { Sizes.bytes(ofChunk: chunk, fileBytes: fileBytes) }
+    func poolWait(at now: Int) -> Int { poolWaitNs + (poolWaitSince.map { now - $0 } ?? 0) }
     var isResident: Bool { slots.allSatisfy { $0 != nil } }
     func published(on tier: Tier) -> Bool { files[tier]?.phase == .published }
     func fileFailed(on tier: Tier) -> Bool { files[tier]?.phase == .failed }

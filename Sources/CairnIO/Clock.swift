@@ -5,6 +5,7 @@ import Glibc
 public enum Clock {
     public static func monotonicNanoseconds() -> Int { read(CLOCK_MONOTONIC) }
     public static func utcSeconds() -> Int { read(CLOCK_REALTIME) / 1_000_000_000 }
+    public static func utcMilliseconds() -> Int { read(CLOCK_REALTIME) / 1_000_000 }
 
     /// Whether something keeps the wall clock synchronized; nil: the kernel does not tell.
     public static var isSynchronized: Bool? {

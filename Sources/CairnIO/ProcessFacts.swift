@@ -38,6 +38,12 @@ public enum ProcessFacts {
 
     public static func isTerminal(_ number: Int32) -> Bool { isatty(number) == 1 }
 
+    /// Nil where it is no terminal, or does not know.
+    public static func terminalRows(_ number: Int32) -> Int? {
+        let rows = cairn_terminal_rows(number)
+        return rows > 0 ? Int(rows) : nil
+    }
+
     public static func environment(_ name: String) -> String? {
         guard let value = unsafe getenv(name) else { return nil }
         return unsafe String(cString: value)

@@ -1,5 +1,5 @@
-// systemd's protocols: notices by datagram (sd_notify), among them memory for its descriptor store, and what it hands over at start
-// (sd_listen_fds): sockets, then what the store holds.
+// systemd's protocols: notices by datagram (sd_notify), among them memory for its descriptor store; what it hands over at start
+// (sd_listen_fds): sockets, then what the store holds; and the journal's datagrams.
 import CLinux
 import Glibc
 
@@ -7,9 +7,8 @@ public enum SystemdNotify {
     /// Whether anybody listens.
     public static var isAsked: Bool { address != nil }
 
-    private static var address: (path: String, isAbstract: Bool)? {
-        guard let name = ProcessFacts.environment("NOTIFY_SOCKET"), name.hasPrefix("/") || name.hasPrefix("@") else { return nil }
-        return name.hasPrefix("@") ? (String(name.dropFirst()), true) : (name, false)
+    private static var address: String? {
+        ProcessFacts.environment("NOTIFY_SOCKET").flatMap { $0.hasPrefix("/") || $0.hasPrefix("@") ? $0 : nil }
     }
 
     /// `READY=1`, `STATUS=…`, joined by newlines. False when nobody asked for it or it could not be sent.
@@ -31,19 +30,29 @@ public enum SystemdNotify {
     public static func forget(name: String) -> Bool { send("FDSTOREREMOVE=1\nFDNAME=\(name)", [], patience: IOLimits.storeMilliseconds) }
 
     private static func send(_ state: String, _ descriptors: [Descriptor], patience: Int) -> Bool {
-        guard let (path, isAbstract) = address else { return false }
-        let raw = cairn_unix_datagram()
-        guard raw >= 0 else { return false }
-        let socket = Descriptor(owning: raw)
-        guard unsafe cairn_unix_connect(socket.raw, path, path.utf8.count, isAbstract ? 1 : 0) == 0 else { return false }
-        let bytes = Array(state.utf8), passed = descriptors.map(\.raw)
+        guard let address, let socket = connect(address) else { return false }
         let end = Clock.monotonicNanoseconds() + patience * 1_000_000
-        while true {
-            if unsafe bytes.withUnsafeBytes({ unsafe cairn_send(socket.raw, $0.baseAddress, $0.count, 0, passed, CInt(passed.count)) }) == bytes.count { return true }
+        while !send(socket, state, descriptors, wait: false) {
             // Its queue is full; a datagram goes whole or not at all.
             guard errno == EAGAIN || errno == ENOBUFS, Clock.monotonicNanoseconds() < end else { return false }
             Clock.sleep(milliseconds: 5)
         }
+        return true
+    }
+
+    /// A datagram socket of systemd's, by its path, or its abstract name behind an '@'; nil: nobody has it.
+    public static func connect(_ name: String) -> Descriptor? {
+        let raw = cairn_unix_datagram()
+        guard raw >= 0 else { return nil }
+        let socket = Descriptor(owning: raw)
+        let isAbstract = name.hasPrefix("@"), path = isAbstract ? String(name.dropFirst()) : name
+        return unsafe cairn_unix_connect(socket.raw, path, path.utf8.count, isAbstract ? 1 : 0) == 0 ? socket : nil
+    }
+
+    /// One datagram; `wait`: until the receiver has room, for threads that may. False leaves `errno`.
+    public static func send(_ socket: Descriptor, _ text: String, _ descriptors: [Descriptor] = [], wait: Bool = true) -> Bool {
+        let bytes = Array(text.utf8), passed = descriptors.map(\.raw)
+        return unsafe bytes.withUnsafeBytes { unsafe cairn_send(socket.raw, $0.baseAddress, $0.count, wait ? 1 : 0, passed, CInt(passed.count)) } == bytes.count
     }
 
     /// The sockets that systemd listens on for us and the memory that it kept, with their names. Taken once: the variables are removed.

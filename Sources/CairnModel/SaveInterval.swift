@@ -11,7 +11,7 @@
 import Glibc
 
 /// What was measured of a run's saves; seconds, medians of the last ones. Another source of it may take the daemon's place.
-public struct SaveTimes: Hashable, Codable, Sendable {
+public struct RunTimes: Hashable, Codable, Sendable {
     public var saves: Int
     public var bytes: Int
     /// Between the last saves; nil: there was one.
@@ -46,7 +46,7 @@ public struct SaveInterval: Hashable, Codable, Sendable {
     /// A save in less than this is held up by nothing that a change could take away.
     static let leastBlockedSeconds = 0.001
 
-    public init(_ times: SaveTimes, mtbfSeconds: Double) {
+    public init(_ times: RunTimes, mtbfSeconds: Double) {
         let now = Cost(times)
         youngSeconds = Self.young(blocked: now.blocked, mtbf: mtbfSeconds)
         dalySeconds = Self.daly(blocked: now.blocked, mtbf: mtbfSeconds)
@@ -79,7 +79,7 @@ public struct SaveInterval: Hashable, Codable, Sendable {
         /// What one save keeps the slowest part busy for.
         var busy: Double
 
-        init(_ times: SaveTimes) {
+        init(_ times: RunTimes) {
             blocked = max(times.blockedSeconds, SaveInterval.leastBlockedSeconds)
             lag = times.committedSeconds ?? times.localSeconds ?? times.stagedSeconds ?? 0
             restore = times.restoreSeconds ?? 0
@@ -92,7 +92,7 @@ public struct SaveInterval: Hashable, Codable, Sendable {
             return (interval, useful(interval: interval, mtbf: mtbf))
         }
 
-        func with(_ change: Lever.Change, _ times: SaveTimes) -> Cost {
+        func with(_ change: Lever.Change, _ times: RunTimes) -> Cost {
             var cost = self
             let staged = times.stagedSeconds ?? 0, local = times.localSeconds ?? staged
             switch change {

@@ -18,7 +18,7 @@ extension Operations {
         public enum CodingKeys: String, CodingKey, CaseIterable { case change, intervalMs, usefulPpm }
     }
 
-    /// The interval between saves that wastes least, by what was measured of the run's last saves since the daemon's start, for a mean time
+    /// The interval between saves that wastes least, by what was measured of the run's last saves, for a mean time
     /// between failures. Measured: medians; blocked is what a rank was held up, by save() and at the fence. Shares are of time, in millionths.
     /// NoSuchRun where nothing was measured.
     public enum Advise: WireMethod {
@@ -49,7 +49,7 @@ extension Operations {
             public var usefulBestPpm: Int
             public var levers: [Lever]
 
-            public init(_ times: SaveTimes, _ advice: SaveInterval) {
+            public init(_ times: RunTimes, _ advice: SaveInterval) {
                 func ms(_ seconds: Double) -> Int { Int((seconds * 1000).rounded()) }
                 func ppm(_ share: Double) -> Int { Int((share * 1_000_000).rounded()) }
                 saves = times.saves; bytes = times.bytes; intervalMs = times.intervalSeconds.map(ms)

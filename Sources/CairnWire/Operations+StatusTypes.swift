@@ -63,7 +63,7 @@ extension Operations {
 
     /// A worker process of the daemon.
     public struct Worker: WireFields {
-        /// stager, local or global.
+        /// stager, local, global or keeper.
         public var role: String
         public var pid: Int?
         public var state: Health

@@ -138,7 +138,7 @@ extension Operations {
         }
     }
 
-    /// Counters and gauges in Prometheus' text format.
+    /// Counters, gauges and histograms in Prometheus' text format. The runs in it are those that the caller may see.
     public enum Metrics: WireMethod {
         public static let name = Operations.interface + ".Metrics"
         public typealias Parameters = Nothing

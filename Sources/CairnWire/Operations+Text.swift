@@ -51,7 +51,7 @@ extension Operations {
 
         # A worker process of the daemon.
         type Worker (
-          # stager, local or global.
+          # stager, local, global or keeper.
           role: string,
           pid: ?int,
           state: Health,
@@ -205,6 +205,75 @@ extension Operations {
           reason: ?string
         )
 
+        # One rank's part of a save that has ended on this node. A line of the history's file is one of these. Times are microseconds; those of
+        # levels count from `Save`, and one is absent where that level was not reached, or not seen (the daemon was started meanwhile).
+        type PastSave (
+          uid: int,
+          run: string,
+          save: string,
+          step: int,
+          rank: int,
+          worldSize: int,
+          # Milliseconds since 1970 (UTC) when `Save` came; where that was not seen, when this daemon first knew of it.
+          acceptedMs: int,
+          # How it ended.
+          level: Level,
+          bytes: int,
+          # The rank waited so long for the reply to `Save`, and at its fence.
+          callUs: ?int,
+          fenceUs: ?int,
+          # Staging waited so long for room in the pool: back-pressure.
+          poolWaitUs: int,
+          stagedUs: ?int,
+          localUs: ?int,
+          globalUs: ?int,
+          committedUs: ?int,
+          failedUs: ?int,
+          reason: ?string
+        )
+
+        # How far one rank's part has come.
+        type RankProgress (
+          rank: int,
+          level: Level,
+          totalBytes: int,
+          stagedBytes: int,
+          localBytes: int,
+          globalBytes: int,
+          # The rank stands at its fence for so long.
+          fenceMs: ?int,
+          # Staging waited so long for room in the pool.
+          poolWaitMs: int,
+          # Why it failed, or is written anew.
+          reason: ?string
+        )
+
+        # A save in flight, rank by rank. missing: as in SaveStatus.
+        type SaveProgress (
+          uid: int,
+          run: string,
+          save: string,
+          step: int,
+          worldSize: int,
+          ageMs: int,
+          missing: []int,
+          ranks: []RankProgress
+        )
+
+        # A run that this daemon knows. ageMs: since its last commit; lastStep: that commit's; fenceUs: the longest of its last save's ranks.
+        type RunProgress (
+          uid: int,
+          run: string,
+          sessions: int,
+          worldSize: int,
+          lastStep: ?int,
+          ageMs: ?int,
+          commits: int,
+          failures: int,
+          fenceUs: ?int,
+          committedUs: ?int
+        )
+
         # The daemon, its workers, pool and tiers, and the saves in flight.
         method Status()
           -> (daemon: Daemon, pool: Pool, workers: []Worker, tiers: []TierStatus, saves: []SaveStatus, sessions: Sessions, notes: []string)
@@ -241,7 +310,7 @@ extension Operations {
         # evictBytes: how much the local tier is above its low watermark, once it is above its high one.
         method Retain(uid: ?int, run: ?string, dryRun: bool) -> (runs: []RetainedRun, evictBytes: int)
 
-        # The interval between saves that wastes least, by what was measured of the run's last saves since the daemon's start, for a mean time
+        # The interval between saves that wastes least, by what was measured of the run's last saves, for a mean time
         # between failures. Measured: medians; blocked is what a rank was held up, by save() and at the fence. Shares are of time, in millionths.
         # NoSuchRun where nothing was measured.
         method Advise(uid: ?int, run: string, mtbfSeconds: int)
@@ -253,7 +322,15 @@ extension Operations {
         # Requires more. First the latest level of each unfinished save, then every change.
         method Watch(uid: ?int, run: ?string) -> (event: Event)
 
-        # Counters and gauges in Prometheus' text format.
+        # Saves in flight rank by rank, and what has gone through each stage since the daemon's start: two answers give the rates between them.
+        # Their tiers' folders are left out: no filesystem is asked.
+        method Progress(uid: ?int, run: ?string)
+          -> (node: string, monotonicNs: int, stagedBytes: int, pool: Pool, tiers: []TierStatus, runs: []RunProgress, saves: []SaveProgress)
+
+        # The saves of a run that have ended, of this node's ranks: the newest `last` (default 20), oldest first, each with all of its ranks.
+        method History(uid: ?int, run: string, last: ?int) -> (node: string, saves: []PastSave)
+
+        # Counters, gauges and histograms in Prometheus' text format. The runs in it are those that the caller may see.
         method Metrics() -> (text: string)
 
         """

@@ -45,6 +45,8 @@ extension Operations {
         case drain(Drain.Parameters)
         case watch(Watch.Parameters)
         case metrics(Metrics.Parameters)
+        case progress(Progress.Parameters)
+        case history(History.Parameters)
     }
 }
 
@@ -97,6 +99,8 @@ struct RequestReader: Sendable {
         add(Operations.Drain.self) { .operations(.drain($0)) }
         add(Operations.Watch.self) { .operations(.watch($0)) }
         add(Operations.Metrics.self) { .operations(.metrics($0)) }
+        add(Operations.Progress.self) { .operations(.progress($0)) }
+        add(Operations.History.self) { .operations(.history($0)) }
         add(Service.GetInfo.self) { .service(.getInfo($0)) }
         add(Service.GetInterfaceDescription.self) { .service(.getInterfaceDescription($0)) }
         return table

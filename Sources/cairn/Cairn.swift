@@ -32,10 +32,11 @@ struct Cairn: ParsableCommand {
               cairn gc llama-7b --dry-run
               cairn advise llama-7b --mtbf 6h
               cairn doctor
+              cairn timeline llama-7b -o llama.html
               cairn bench --path /nvme0/cairn
             """,
         version: CairnVersion.text,
-        subcommands: [StatusCommand.self, ListCommand.self, ShowCommand.self, PathCommand.self, VerifyCommand.self, WatchCommand.self,
+        subcommands: [StatusCommand.self, ListCommand.self, ShowCommand.self, PathCommand.self, VerifyCommand.self, WatchCommand.self, TimelineCommand.self,
                       BranchCommand.self, PinCommand.self, UnpinCommand.self, DeleteCommand.self, RetainCommand.self, DrainCommand.self, MetricsCommand.self, AdviseCommand.self, DoctorCommand.self, BenchCommand.self])
 
     static func main() {

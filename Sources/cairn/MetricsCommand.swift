@@ -5,8 +5,8 @@ import CairnWire
 
 struct MetricsCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "metrics", abstract: "Counters and gauges, in Prometheus' text format.",
-        discussion: "EXAMPLE\n  cairn metrics > /var/lib/node_exporter/cairn.prom")
+        commandName: "metrics", abstract: "Counters, gauges and histograms, in Prometheus' text format.",
+        discussion: "An operator gets all runs, others their own. `metrics: textfile:` in the configuration has the daemon write the same into a file.\n\nEXAMPLE\n  cairn metrics")
     @OptionGroup var options: CommonOptions
 
     func run() throws {

@@ -1,8 +1,9 @@
 // cairnd: the daemon's program. `cairnd [--config FILE] [--socket PATH] [--check]` is the main process; it starts itself again
-// as `cairnd worker stager` and `cairnd worker tier`, with the socket to the main process as descriptor 3.
+// as `cairnd worker stager`, `cairnd worker tier` and, where something is to be kept or run beside saves, `cairnd worker keeper`, with the socket to the main process as descriptor 3.
 import CairnConfiguration
 import CairnEngine
 import CairnIO
+import CairnKeeper
 import CairnMessages
 import CairnStager
 import CairnTier
@@ -43,6 +44,9 @@ if arguments.first == "worker", arguments.count >= 2 {
     case "tier":
         ProcessFacts.setProcessName("cairnd-" + (arguments.count > 2 ? arguments[2] : "tier"))
         ProcessFacts.exitProcess(runTierWorker(channel: channel))
+    case "keeper":
+        ProcessFacts.setProcessName("cairnd-keeper")
+        ProcessFacts.exitProcess(runKeeper(channel: channel))
     default: complain("no worker '\(arguments[1])'", 2)
     }
 }

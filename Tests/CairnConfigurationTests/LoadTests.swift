@@ -27,6 +27,10 @@ import Testing
             operators: {users: [root, ops], groups: ["1000"]}
             files: {mode: "0660", group: ml}
             limits: {inFlightPerRank: 3, messageBytes: 1MiB, fence: 500ms, commitTimeout: 2h, loadBytes: 64MiB, attemptTimeout: 1d}
+            state: /var/lib/cairn
+            history: {size: 1MiB}
+            metrics: {textfile: /run/node/cairn.prom, interval: 5s}
+            onCommit: {command: [/bin/export, --all], timeout: 1min, queue: 2}
             """, file: "f")
         var expected = Configuration()
         expected.socket = "/run/user/7/cairn.sock"
@@ -55,6 +59,13 @@ import Testing
         expected.limits.commitTimeoutMs = 7_200_000
         expected.limits.loadBytes = 64 << 20
         expected.limits.attemptTimeoutMs = 86_400_000
+        expected.state = "/var/lib/cairn"
+        expected.history.sizeBytes = 1 << 20
+        expected.metrics.textfile = "/run/node/cairn.prom"
+        expected.metrics.intervalMs = 5000
+        expected.onCommit = .init(command: ["/bin/export", "--all"])
+        expected.onCommit?.timeoutMs = 60_000
+        expected.onCommit?.queue = 2
         #expect(result == expected)
     }
 

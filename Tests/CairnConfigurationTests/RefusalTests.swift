@@ -75,6 +75,10 @@ struct Mistake: Sendable, CustomTestStringConvertible {
         Mistake(.badValue, 2, 17, "a duration such as", "'30'", text: minimal("limits: {fence: 30}")),
         Mistake(.badValue, 2, 17, "expected 100ms to 1h", "found 99ms", text: minimal("limits: {fence: 99ms}")),
         Mistake(.badValue, 2, 24, "1MiB to 1GiB", "found 1KiB", text: minimal("limits: {messageBytes: 1KiB}")),
+        Mistake(.badValue, 2, 21, "ends in .prom", "'/x/cairn.txt'", text: minimal("metrics: {textfile: /x/cairn.txt}")),
+        Mistake(.missing, 2, 21, "a program and its arguments", text: minimal("onCommit: {command: []}")),
+        Mistake(.badValue, 2, 21, "absolute path", "'export'", "no PATH", text: minimal("onCommit: {command: [export]}")),
+        Mistake(.badValue, 2, 17, "64KiB to 1GiB", text: minimal("history: {size: 1KiB}")),
         Mistake(.contradiction, 1, 16, "apart", "'/a'", "'/a/b'", text: "tiers: {local: {paths: [/a, /a/b]}}"),
         Mistake(.contradiction, 1, 41, "'/x/y' (local)", "'/x' (global)", text: "tiers: {local: {paths: [/x/y]}, global: {path: /x}}"),
     ]

@@ -3,6 +3,7 @@
 // (1) What opens says the same after it was written and opened again.
 import CairnConfiguration
 import CairnIO
+import CairnKeeper
 import CairnModel
 import CairnStore
 import CairnTier
@@ -19,6 +20,8 @@ public enum Parser: String, CaseIterable, Sendable {
     case layout, manifest, decision, attempt, have, choice, settle, verdict
     /// A record with whatever stands at its end, names of files and folders, the configuration.
     case record, names, configuration
+    /// Of the history's file: one line's JSON, behind its right CRC.
+    case history
 
     public func parse(_ bytes: [UInt8]) {
         switch self {
@@ -43,7 +46,20 @@ public enum Parser: String, CaseIterable, Sendable {
             _ = try? Record.decode(Manifest.self, from: bytes)
             _ = try? StepIndexFile.decode(bytes)
         case .names: Self.names(bytes)
+        case .history: Self.history(bytes)
         case .configuration: _ = try? Configuration.load(text: String(decoding: bytes, as: UTF8.self), file: "cairnd.yaml")
+        }
+    }
+
+    private static func history(_ bytes: [UInt8]) {
+        let crc = String(Checksum.crc32c(bytes), radix: 16)
+        let line = Array((String(repeating: "0", count: 8 - crc.count) + crc + " ").utf8) + bytes
+        for line in HistoryLine.split(bytes + [0x0A] + line + [0x0A]).lines {
+            guard let save = HistoryLine.decode(line) else { continue }
+            var history = History(limit: 8)
+            history.add(save)
+            let timeline = Timeline(run: save.run, history.saves(of: RunKey(uid: save.uid, name: save.run), last: 8))
+            _ = (timeline.findings, TimelinePicture(timeline, subtitle: "").svg, TimelineTable(timeline).text(colour: false), history.lastCommit(of: RunKey(uid: save.uid, name: save.run)))
         }
     }
 

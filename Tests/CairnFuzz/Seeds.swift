@@ -111,6 +111,9 @@ enum Seeds {
         case .settle: [body(SettleRecord(node: "n", attempt: 17, restore: 3, ranks: [0, 1], ok: true, reason: "r"))]
         case .verdict: [body(SettleVerdict(attempt: 17, restore: 3, ok: false, reason: "r"))]
         case .record: [Record.encode(manifest(rank: 0)), StepIndexFile.encode(catalog)]
+        case .history:
+            [MessageCoding.encode(Operations.PastSave(uid: 5, run: "llama", save: "17-1200-1", step: 1200, rank: 3, worldSize: 8, acceptedMs: 1_785_499_200_000, level: .committed, bytes: 9,
+                                                      callUs: 1, fenceUs: 2, poolWaitUs: 3, stagedUs: 4, localUs: 5, globalUs: 6, committedUs: 7, reason: "r"))]
         case .names:
             text("llama", "1000/llama", "17-1200-1", "17-41", "rank-00003.safetensors", "rank-00003.safetensors.zst", "rank-00003.crc", "rank-00003-\(String(repeating: "a", count: 32)).json",
                  "17-1200-1.rank-00003.replicas.crc", "17-1200-1.pin", "layout-\(String(repeating: "b", count: 32)).json", "000017.json", "restore-3.json",

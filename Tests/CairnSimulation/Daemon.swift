@@ -109,7 +109,7 @@ final class Daemon {
             if let record = records.removeValue(forKey: handle), record.isHeld { recordsByKey[record.key] = nil }
         case .endSession(let token, _, let replaced):
             if !replaced, let rank = sessions.removeValue(forKey: token) { rank.ended() }
-        case .log(_, let text, _, let save, let rank):
+        case .log(_, let text, _, let save, let rank, _):
             world.note("d\(index): \(save.map { "\($0)" } ?? "") \(rank.map { "rank \($0)" } ?? "") \(text)")
         }
     }

@@ -23,7 +23,7 @@ private let cases: [(blocked: Double, mtbf: Double)] = [(0.001, 86_400), (0.2, 3
 }
 
 @Test func adviceRanksWhatHelps() {
-    let times = SaveTimes(saves: 10, bytes: 1 << 30, intervalSeconds: 600, blockedSeconds: 20, stagedSeconds: 22, localSeconds: 25, committedSeconds: 120, restoreSeconds: 90)
+    let times = RunTimes(saves: 10, bytes: 1 << 30, intervalSeconds: 600, blockedSeconds: 20, stagedSeconds: 22, localSeconds: 25, committedSeconds: 120, restoreSeconds: 90)
     let advice = SaveInterval(times, mtbfSeconds: 3600)
     #expect(advice.bestSeconds == advice.dalySeconds && advice.bestSeconds > 300 && advice.bestSeconds < 400)
     #expect(advice.usefulNow! < advice.usefulBest)
@@ -32,14 +32,14 @@ private let cases: [(blocked: Double, mtbf: Double)] = [(0.001, 86_400), (0.2, 3
     #expect(advice.levers.allSatisfy { $0.usefulShare > advice.usefulBest })
 
     // Nothing is held up, and a save takes long: the interval is as long as the save, and the pool would not help.
-    let slow = SaveInterval(SaveTimes(saves: 3, blockedSeconds: 0, stagedSeconds: 1, localSeconds: 2, committedSeconds: 300, restoreSeconds: 1), mtbfSeconds: 3600)
+    let slow = SaveInterval(RunTimes(saves: 3, blockedSeconds: 0, stagedSeconds: 1, localSeconds: 2, committedSeconds: 300, restoreSeconds: 1), mtbfSeconds: 3600)
     #expect(slow.bestSeconds == 300 && slow.usefulNow == nil)
     #expect(!slow.levers.contains { $0.change == .pool })
     #expect(slow.levers.first?.change == .memory)
 }
 
 @Test func adviceIsShown() {
-    let times = SaveTimes(saves: 10, bytes: 1 << 30, intervalSeconds: 600, blockedSeconds: 0.0021, stagedSeconds: 2.2, localSeconds: 2.5, committedSeconds: 12, restoreSeconds: 9)
+    let times = RunTimes(saves: 10, bytes: 1 << 30, intervalSeconds: 600, blockedSeconds: 0.0021, stagedSeconds: 2.2, localSeconds: 2.5, committedSeconds: 12, restoreSeconds: 9)
     let text = AdviceView(reply: .init(times, SaveInterval(times, mtbfSeconds: 21_600)), mtbfSeconds: 21_600).text
     let rows = text.split(separator: "\n").map { $0.split(separator: " ").joined(separator: " ") }
     #expect(rows.contains("between saves 10m 0s") && rows.contains("a rank is held up 2.1 ms"))

@@ -122,7 +122,7 @@ def test_drain_that_gives_up_says_what_is_left(daemon: Daemon) -> None:
 
 def test_watch_begins_with_what_is_unfinished_and_tells_each_level(daemon: Daemon) -> None:
     committing = "local" if daemon.shared is None else "global"
-    command = [str(binary_beside("cairn")), "watch", "run", "--json", "--socket", daemon.socket]
+    command = [str(binary_beside("cairn")), "watch", "run", "--events", "--json", "--socket", daemon.socket]
     with daemon.open() as checkpointer:
         with daemon.paused(committing):
             checkpointer.save(9, state(9, 4)).wait("staged", timeout=20)

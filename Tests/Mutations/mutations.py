@@ -121,9 +121,6 @@ MUTATIONS = [
     Mutation("a restore does not wait for what older attempts left", ("I1", "I4"), ENGINE, "Engine+Restore.swift",
              "        if place == committing, !attempt.isCleared, now - restore.startedAt < bound { return clear(attempt) }\n", "        _ = bound\n"),
 
-    # What outlives the process.
-    Mutation("what has failed outlives the process", ("I4",), ENGINE, "Engine+Staging.swift", "        drop(rankSave)\n", ""),
-
     # Retention.
     Mutation("retention takes the oldest for the newest", ("I3", "I1"), MODEL, "Retention.swift",
              "isOrdered ? ($0.sequence, $0.summary.save) < ($1.sequence, $1.summary.save)",

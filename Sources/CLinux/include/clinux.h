@@ -70,7 +70,10 @@ int cairn_pidfd(pid_t pid);
 int cairn_signal_pidfd(int pidfd, int signal);
 /// Returns the child's pid; -1 with errno when it could not be started, execve's own failure included.
 pid_t cairn_spawn(const char *executable, char *const arguments[], char *const environment[],
-                  const int *from, const int *as, int count, int die_with_parent);
+                  const int *from, const int *as, int count, int die_with_parent, int own_group);
+int cairn_terminal_rows(int fd);
+/// The end to read, then the end to write.
+int cairn_pipe(int *ends);
 /// 1: ended, and reaped; 0: still runs. `signal` is 0 when it ended by exit(`code`).
 int cairn_reap(pid_t pid, int *code, int *signal);
 pid_t cairn_thread_id(void);

@@ -82,7 +82,7 @@ extension Daemon {
             case .done: finish(job, .memory, plan.placed)
             case .failed(let offset, let text):
                 log.write(.error, "run \(job.ref.run) step \(job.ref.step): the copy in memory is not what was staged"
-                    + (offset.map { " (slot \($0 / Sizes.chunkBytes))" } ?? "") + ": \(text); the next tier is read")
+                    + (offset.map { " (slot \($0 / Sizes.chunkBytes))" } ?? "") + ": \(text); the next tier is read", LogFields(run: job.ref.run, step: job.ref.step, tier: .memory))
                 loadFromTiers(job)
             }
         }
@@ -135,7 +135,7 @@ extension Daemon {
                 if isWithoutWorker(tier) { job.metNoWorker = true }
                 // "Not here" says less than what a nearer tier's copy suffered from.
                 if job.failure == nil || failure.kind != .notHere { job.failure = wireError(failure, tier: tier, step: job.ref.step) }
-                if failure.kind == .corrupt { log.write(.error, "run \(job.ref.run) step \(job.ref.step), \(tier) tier: \(failure.text)") }
+                if failure.kind == .corrupt { log.write(.error, "run \(job.ref.run) step \(job.ref.step), \(tier) tier: \(failure.text)", LogFields(run: job.ref.run, step: job.ref.step, tier: tier)) }
                 job.isRead = true
                 concludeLoad(job, tier)
             default: preconditionFailure("a load was answered with \(reply)")

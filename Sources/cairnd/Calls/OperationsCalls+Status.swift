@@ -1,4 +1,4 @@
-// What an operator looks at first: status, and the counters that monitoring reads.
+// What an operator looks at first: status.
 import CairnEngine
 import CairnIO
 import CairnMessages
@@ -21,7 +21,7 @@ extension Daemon {
     }
 
     func replyStatus(_ context: CallContext) {
-        let all = isOperator(context), pool = engine.poolReport
+        let all = isOperator(context)
         var attempts: [RunKey: Int] = [:]
         for session in sessions.values {
             if let number = engine.attemptNumber(session: session.token) { attempts[session.run] = max(attempts[session.run] ?? 0, number) }
@@ -43,15 +43,19 @@ extension Daemon {
             daemon: Operations.Daemon(version: CairnVersion.text, node: node, instance: instance, pid: Int(ProcessFacts.pid),
                                       uptimeSeconds: (loop.nowNanoseconds - startedAt) / 1_000_000_000, socket: configuration.socket,
                                       configuration: configurationFile, draining: stopping),
-            pool: Operations.Pool(bytes: pool.slots * Sizes.chunkBytes, filledBytes: filledSlots * Sizes.chunkBytes,
-                                  lockedBytes: lockedSlots * Sizes.chunkBytes, hugeBytes: hugeSlots * Sizes.chunkBytes, chunks: pool.slots,
-                                  free: pool.free, needed: pool.needed, cached: pool.cached, quarantined: pool.quarantined, lockNote: lockNote),
-            workers: workerStatus(), tiers: engine.tierReports.map(tierStatus), saves: saves,
+            pool: poolStatus(), workers: workerStatus(), tiers: engine.tierReports.map(tierStatus), saves: saves,
             sessions: Operations.Sessions(count: visible.count, runs: perRun), notes: notes))
     }
 
+    func poolStatus() -> Operations.Pool {
+        let pool = engine.poolReport
+        return Operations.Pool(bytes: pool.slots * Sizes.chunkBytes, filledBytes: filledSlots * Sizes.chunkBytes, lockedBytes: lockedSlots * Sizes.chunkBytes,
+                               hugeBytes: hugeSlots * Sizes.chunkBytes, chunks: pool.slots, free: pool.free, needed: pool.needed, cached: pool.cached,
+                               quarantined: pool.quarantined, lockNote: lockNote)
+    }
+
     func workerStatus() -> [Operations.Worker] {
-        ([stager] + engine.tiers.compactMap { tierLinks[$0] }).map { link in
+        ([stager] + engine.tiers.compactMap { tierLinks[$0] } + (keeping.link.map { [$0] } ?? [])).map { link in
             Operations.Worker(role: link.role, pid: link.child.map { Int($0.pid) },
                               state: link.state == .up ? .up : link.state == .starting ? .starting : .degraded,
                               io: link.io, direct: link.direct, note: link.notes.first, restarts: max(0, link.restarts))
@@ -78,42 +82,5 @@ extension Daemon {
 
     func configuredPaths(_ tier: Tier) -> [String] {
         tier == .local ? configuration.tiers.local?.paths ?? [] : configuration.tiers.global.map { [$0.path] } ?? []
-    }
-
-    /// Prometheus' text form: names with units, totals as counters.
-    func metrics() -> String {
-        var lines: [String] = []
-        func metric(_ name: String, _ kind: String, _ help: String, _ values: [(labels: String, value: Double)]) {
-            lines.append("# HELP cairn_\(name) \(help)")
-            lines.append("# TYPE cairn_\(name) \(kind)")
-            for (labels, value) in values { lines.append("cairn_\(name)\(labels) \(value == value.rounded() ? String(Int(value)) : String(value))") }
-        }
-        let pool = engine.poolReport
-        metric("pool_bytes", "gauge", "Bytes of the staging pool by state.", [
-            ("{state=\"free\"}", Double(pool.free * Sizes.chunkBytes)), ("{state=\"needed\"}", Double(pool.needed * Sizes.chunkBytes)),
-            ("{state=\"cached\"}", Double(pool.cached * Sizes.chunkBytes)), ("{state=\"quarantined\"}", Double(pool.quarantined * Sizes.chunkBytes))])
-        metric("saves_total", "counter", "Rank saves by the level that they reached.", [
-            ("{level=\"accepted\"}", Double(counters.saves)), ("{level=\"staged\"}", Double(counters.staged)),
-            ("{level=\"committed\"}", Double(counters.committed)), ("{level=\"failed\"}", Double(counters.failed))])
-        metric("staged_bytes_total", "counter", "Bytes copied into the pool.", [("", Double(counters.stagedBytes))])
-        metric("loaded_bytes_total", "counter", "Bytes handed back to ranks, by the tier that they came from.", ([.memory] + engine.tiers).map {
-            ("{tier=\"\($0.rawValue)\"}", Double(counters.loadedBytes[$0] ?? 0))
-        })
-        let tiers = engine.tierReports
-        metric("tier_up", "gauge", "Whether the tier answers.", tiers.map { ("{tier=\"\($0.tier.rawValue)\"}", $0.up && !$0.stalled ? 1 : 0) })
-        metric("tier_queued_bytes", "gauge", "Bytes that wait to be written.", tiers.map { ("{tier=\"\($0.tier.rawValue)\"}", Double($0.queuedBytes)) })
-        metric("tier_written_bytes_total", "counter", "Bytes written.", tiers.map { ("{tier=\"\($0.tier.rawValue)\"}", Double($0.writtenBytes)) })
-        if tiers.contains(where: { $0.tier == .global }), configuration.tiers.global?.compression ?? .none != .none {
-            metric("global_files_total", "counter", "Rank files published on the global tier, by how they are stored.",
-                   [("{stored=\"plain\"}", Double(stored.plain)), ("{stored=\"zstd\"}", Double(stored.compressed))])
-            metric("global_plain_bytes_total", "counter", "Bytes of those files before compression.", [("", Double(stored.plainBytes))])
-            metric("global_stored_bytes_total", "counter", "Bytes that those files take.", [("", Double(stored.storedBytes))])
-        }
-        metric("sessions", "gauge", "Ranks that are connected.", [("", Double(sessions.values.count { !$0.isReader }))])
-        metric("saves_in_flight", "gauge", "Saves that have not ended.", [("", Double(engine.unfinishedCount))])
-        metric("last_commit_age_seconds", "gauge", "Seconds since the last commit of a run that this daemon serves.", engine.knownRuns.compactMap { run in
-            engine.lastCommit(run: run).map { ("{uid=\"\(run.uid)\",run=\"\(run.name)\"}", Double(loop.nowNanoseconds - $0.at) / 1e9) }
-        })
-        return lines.joined(separator: "\n") + "\n"
     }
 }

@@ -27,7 +27,9 @@ extension Daemon {
         case .advise(let parameters): withRun(parameters.uid, parameters.run, context) { advise($0, parameters.mtbfSeconds, context) }
         case .drain(let parameters): drain(parameters, context)
         case .watch(let parameters): watch(parameters, context)
-        case .metrics: context.reply(Operations.Metrics.Reply(text: metrics()))
+        case .metrics: context.reply(Operations.Metrics.Reply(text: metrics(of: isOperator(context) ? nil : context.uid)))
+        case .progress(let parameters): progress(parameters, context)
+        case .history(let parameters): withRun(parameters.uid, parameters.run, context) { history($0, parameters.last, context) }
         }
     }
 

@@ -21,7 +21,7 @@ extension Daemon {
             }
         }
         let deadline = parameters.timeoutMs.map { loop.nowNanoseconds + min(max(0, $0), 1 << 40) * 1_000_000 }
-        if parameters.restore == 1 { saveTimes.asksForStep(session.run, rank: session.rank, now: loop.nowNanoseconds) }
+        if parameters.restore == 1 { restoreTimes.asksForStep(session.run, rank: session.rank, now: loop.nowNanoseconds) }
         deliver(.choose(call: call, session: session.token, restore: parameters.restore, step: parameters.step, deadline: deadline))
     }
 
@@ -30,7 +30,7 @@ extension Daemon {
             switch answer {
             case .settled(let again, let reason):
                 if restoring?.run == session.run { restoring = nil }
-                if !again { saveTimes.hasStep(session.run, rank: session.rank, now: loop.nowNanoseconds) }
+                if !again { restoreTimes.hasStep(session.run, rank: session.rank, now: loop.nowNanoseconds) }
                 context.reply(Checkpoint.Settle.Reply(again: again, reason: reason))
             case .failed(let error): context.fail(wireError(error))
             default: preconditionFailure("a Settle was answered with \(answer)")

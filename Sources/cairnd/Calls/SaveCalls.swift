@@ -138,6 +138,8 @@ extension Daemon {
         let waits = registered.hasEagerBytes || extents.contains { $0.eager } || parameters.verify == true
         let staging = BeginStaging(handle: handle, session: session.token, layout: registered.number, dataStart: plan.dataStart,
                                    fileBytes: plan.fileBytes, objects: extents, verify: parameters.verify == true)
+        keeping.planned = plans[handle].map { (handle, $0) }
+        defer { keeping.planned = nil }
         deliver(.save(SaveRequest(call: call, session: session.token, handle: handle, step: step, attemptTry: parameters.attemptTry, upto: upto,
                                   staging: staging,
                                   // A header alone is not urgent: beside bytes that have yet to be put it would hold a slot for nothing.
@@ -154,7 +156,9 @@ extension Daemon {
         return engineCall(context) { [unowned self] answer in
             switch answer {
             case .saved(let save, let bytes):
-                if let plan = plans[handle] { saveTimes.returned(plan.run, save, rank: plan.rank, nanoseconds: loop.nowNanoseconds - began) }
+                if let plan = plans[handle], !Copies.isCopies(plan.rank) {
+                    keeping.stages.add(keeping.times.called(RankSaveKey(run: plan.run, save: save, rank: plan.rank), nanoseconds: loop.nowNanoseconds - began))
+                }
                 context.reply(Checkpoint.Save.Reply(save: save.description, bytes: bytes, dataStart: dataStart))
             case .failed(let error):
                 // Refused before anything was staged: the engine knows nothing of this plan.
@@ -233,7 +237,6 @@ extension Daemon {
         let call = engineCall(context) { [unowned self] answer in
             switch answer {
             case .waited(let level, let reason):
-                saveTimes.waitsNoMore(session.run, id, rank: session.rank)
                 context.reply(Checkpoint.Wait.Reply(level: level, reason: reason))
             case .failed(.unknownSave): lookDecision(session.run, id, context)
             case .failed(let error): context.fail(wireError(error))
@@ -241,7 +244,7 @@ extension Daemon {
             }
         }
         let deadline = parameters.timeoutMs.map { loop.nowNanoseconds + min($0, 1 << 40) * 1_000_000 }
-        if parameters.level == .staged { saveTimes.waits(session.run, id, rank: session.rank, now: loop.nowNanoseconds) }
+        if parameters.level == .staged { keeping.times.fenceBegan(RankSaveKey(run: session.run, save: id, rank: session.rank), at: loop.nowNanoseconds) }
         deliver(.wait(call: call, run: session.run, save: id, rank: session.rank, level: parameters.level, deadline: deadline))
     }
 

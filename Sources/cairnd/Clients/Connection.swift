@@ -132,6 +132,8 @@ final class Connection {
         next()
     }
 
+    func refused(_ error: WireError) { daemon.counters.refused[String(error.name.split(separator: ".").last ?? "other"), default: 0] += 1 }
+
     /// One of several replies.
     func push(_ bytes: [UInt8]) {
         guard !isClosed, current != nil, !currentOneway else { return }
@@ -210,6 +212,7 @@ struct CallContext {
     }
     func fail(_ error: WireError) {
         guard isLive else { return }
+        connection.refused(error)
         connection.finish(Outgoing.error(error))
     }
 }

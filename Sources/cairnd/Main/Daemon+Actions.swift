@@ -33,12 +33,12 @@ extension Daemon {
         case .endSession(let token, let reason, let replaced):
             guard let session = sessions[token] else { return }
             endSession(session, reason: reason, replaced: replaced)
-        case .log(let severity, let text, let run, let save, let rank):
+        case .log(let severity, let text, let run, let save, let rank, let tier):
             var subject = ""
             if let run { subject += "run \(run) " }
             if let save { subject += "save \(save) " }
             if let rank { subject += "rank \(rank) " }
-            log.write(severity, (subject.isEmpty ? "" : subject.dropLast() + ": ") + text)
+            log.write(severity, (subject.isEmpty ? "" : subject.dropLast() + ": ") + text, LogFields(run: run, save: save, rank: rank, tier: tier))
         }
     }
 
@@ -87,7 +87,7 @@ extension Daemon {
     private func tell(_ notice: Notice) {
         // A held save is counted when it is sealed.
         if notice.save.attemptTry > 0 { count(notice) }
-        saveTimes.tell(notice)
+        measure(notice)
         for watcher in Array(watchers.values) { watcher.tell(notice) }
     }
 
@@ -95,8 +95,15 @@ extension Daemon {
         switch notice.level {
         case .accepted where notice.reached: counters.saves += 1
         case .staged where notice.reached: counters.staged += 1
-        case .committed where notice.reached: counters.committed += 1
-        case .failed where notice.reached: counters.failed += 1
+        case .committed where notice.reached:
+            counters.committed += 1
+            // All ranks of a save are told one after the other.
+            if counters.lastCommitted[notice.run] != notice.save { counters.commitsOfRun[notice.run, default: 0] += 1 }
+            counters.lastCommitted[notice.run] = notice.save
+        case .failed where notice.reached:
+            counters.failed += 1
+            if counters.lastFailed[notice.run] != notice.save { counters.failuresOfRun[notice.run, default: 0] += 1 }
+            counters.lastFailed[notice.run] = notice.save
         default: break
         }
     }

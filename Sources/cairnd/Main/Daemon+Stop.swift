@@ -42,12 +42,13 @@ extension Daemon {
     }
 
     private func endWorkers() {
-        let links = [stager] + tierLinks.values
+        let links = [stager] + tierLinks.values + (keeping.link.map { [$0] } ?? [])
         guard links.contains(where: { !$0.stopping }) else { return }
         for connection in Array(connections.values) { connection.close("the daemon stops") }
         for link in links { link.stopping = true }
         stager.send(StagerRequest.stop)
         for link in tierLinks.values { link.send(TierRequest.stop) }
+        keeping.link?.send(KeeperRequest.stop)
         let end = loop.nowNanoseconds + DaemonLimits.workerEndMilliseconds * 1_000_000
         var killed = false
         var timer: LoopTimer?

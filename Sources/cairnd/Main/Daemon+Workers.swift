@@ -66,7 +66,7 @@ extension Daemon {
         for tier in engine.tiers { tierLinks[tier]?.start() }
         loop.timer(afterMilliseconds: hasTakenUp ? DaemonLimits.workerRestartMilliseconds : DaemonLimits.workerStartMilliseconds) { [unowned self] in
             for tier in engine.tiers where tierLinks[tier]?.state == .starting {
-                log.write(.error, "the \(tier) tier has not answered yet (its filesystem hangs?): going on without it until it does")
+                log.write(.error, "the \(tier) tier has not answered yet (its filesystem hangs?): going on without it until it does", LogFields(tier: tier))
             }
             becomeReady(evenWithoutTiers: true)
         }
@@ -196,9 +196,10 @@ extension Daemon {
         case .ready(let ring, let direct, let notes):
             link.io = ring ? "io_uring" : "threads"
             link.direct = direct
-            for note in notes where !link.notes.contains(note) { log.write(.warning, "\(tier) tier: \(note)") }
+            for note in notes where !link.notes.contains(note) { log.write(.warning, "\(tier) tier: \(note)", LogFields(tier: tier)) }
             link.notes = notes
             link.isUp()
+            if link.restarts > 0 { log.write(.notice, "the \(tier) tier is up again", LogFields(tier: tier)) }
             announceBuffer(tier, link)
             if tier == .global, let local = tierLinks[.local], local.state == .up { announceBuffer(.local, local) }
             deliver(.tierReady(tier))

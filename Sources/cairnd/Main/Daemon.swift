@@ -2,10 +2,11 @@
 // worker links. No call here can be blocked by a filesystem or by a rank's memory (I9): those are the workers'.
 //   client bytes -> Connection -> handle(call) -> Event -> Engine -> Actions -> perform: replies, worker requests, notices
 //   worker frames -> WorkerLink -> stagerFrame / tierFrame -> Event -> …
-// Files: Daemon+Workers (links, frames), Daemon+Kept (what a former process left in the pool), Daemon+Reload (SIGHUP), Daemon+Actions (what the engine asks for), Daemon+Stop, Calls/ (the interfaces).
+// Files: Daemon+Workers (links, frames), Daemon+Kept (what a former process left in the pool), Daemon+Reload (SIGHUP), Daemon+Actions (what the engine asks for), Daemon+Keeping (times, history, the keeper), Daemon+Stop, Calls/ (the interfaces).
 import CairnConfiguration
 import CairnEngine
 import CairnIO
+import CairnKeeper
 import CairnMessages
 import CairnModel
 import CairnStore
@@ -82,8 +83,9 @@ final class Daemon {
     var isReady = false
     var stopping = false
     var isEvicting = false
-    var saveTimes = SaveTimesBook()
+    var restoreTimes = RestoreTimes()
     var counters = Counters()
+    var keeping = Keeping()
     var fatal: String?
 
     init(configuration: Configuration, file: String?, isSocketGiven: Bool, log: Log) throws {
@@ -130,6 +132,7 @@ final class Daemon {
         }
         try startWorkers()
         watchWatermarks()
+        startKeeper()
         listenWatch = try loop.watch(listener, events: .readable) { [unowned self] _ in acceptClients() }
         log.write(.notice, "cairnd \(CairnVersion.text) on \(node): socket '\(configuration.socket)', pool \(poolShape.slots * Sizes.chunkBytes >> 20) MiB, "
             + "tiers \(engine.tiers.map(\.rawValue).joined(separator: " and ")) (commits on \(engine.committing.rawValue))")
@@ -243,6 +246,12 @@ final class Daemon {
 struct Counters {
     var saves = 0, staged = 0, committed = 0, failed = 0, restores = 0, loads = 0
     var stagedBytes = 0
+    var failures: [FailureKind: Int] = [:]
+    /// By the error's name.
+    var refused: [String: Int] = [:]
+    /// Steps, not ranks.
+    var commitsOfRun: [RunKey: Int] = [:], failuresOfRun: [RunKey: Int] = [:]
+    var lastCommitted: [RunKey: SaveID] = [:], lastFailed: [RunKey: SaveID] = [:]
     /// By the tier that they came from.
     var loadedBytes: [Tier: Int] = [:]
 }

@@ -67,12 +67,24 @@ enum DaemonLimits {
     /// With memory that outlives the process: a flush that writes nothing for so long is left to the next one.
     static let drainStillMilliseconds = 3_000
     static let workerEndMilliseconds = 2_000
-    /// Saves of a run whose times are kept, and runs: of more the one that was used longest ago is forgotten.
+    /// Saves, and restores, of a run that advice is made from; and runs whose restores are: of more the one that was used longest ago is forgotten.
     static let timedSaves = 32, timedRuns = 256
     /// How often the local tier's space is held against its watermarks.
     static let watermarkMilliseconds = 10_000
     /// After a look that let nothing go.
     static let evictionPauseMilliseconds = 600_000
+    /// Saves in an answer of History, where none are asked for.
+    static let historySaves = 20
+    /// Bytes that wait for the keeper; beyond, lines of the history are dropped and counted.
+    static let keeperQueueBytes = 1 << 20
+    /// The first text for node_exporter, once tiers are up; then at the configured interval.
+    static let firstTextfileMilliseconds = 1_000
+    /// Events that wait to be written; more are dropped and counted.
+    static let logQueue = 1024
+    /// Of one subject (a run, a tier) and severity, so many events in a while: a job that fails in a loop leaves the log readable.
+    static let logLinesPerWindow = 200, logWindowMilliseconds = 10_000, logSubjects = 1024
+    /// A datagram of the journal's must fit the kernel's buffer.
+    static let logLineBytes = 16 << 10
     /// The engine's timers, while it has any.
     static let tickMilliseconds = 20
     /// READY is sent once so much of the pool is there.

@@ -2,6 +2,7 @@
 // A worker that does not end (it is stuck in the kernel) is not replaced: two of them would write the same folders.
 import CairnIO
 import CairnMessages
+import CairnModel
 
 final class WorkerLink {
     enum State { case down, starting, up }
@@ -44,7 +45,7 @@ final class WorkerLink {
         restarts += 1
         do {
             let (mine, theirs) = try UnixSocket.pair()
-            let child = try ChildProcess.spawn(executable: executable, arguments: ["cairnd", "worker", role == "stager" ? "stager" : "tier", role],
+            let child = try ChildProcess.spawn(executable: executable, arguments: ["cairnd", "worker"] + (Tier(rawValue: role) == nil ? [role] : ["tier", role]),
                                                inherit: [(theirs, as: 3)],
                                                without: ["NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_USEC"])
             let queue = try FrameQueue(mine)
@@ -64,6 +65,9 @@ final class WorkerLink {
     var takesRequests: Bool {
         state == .up || state == .starting && loop.nowNanoseconds - startedAt < DaemonLimits.workerStartMilliseconds * 1_000_000
     }
+
+    /// What it has not taken yet.
+    var queuedBytes: Int { queue?.queuedBytes ?? 0 }
 
     func isUp() { state = .up; backoff = DaemonLimits.restartFirstMilliseconds }
 
