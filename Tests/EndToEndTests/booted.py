@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from types import TracebackType
@@ -20,20 +21,27 @@ BOOT_SECONDS = 60.0
 CLONE = Path("/clone")
 """Where this repository is there: its /tmp is empty."""
 PYTHON = CLONE / ".venv" / "bin" / "python"
-MASKED = ("systemd-networkd.service", "systemd-resolved.service", "systemd-timesyncd.service", "glusterd.service")
+MASKED = [f"{name}.service" for name in ("systemd-networkd", "systemd-resolved", "systemd-timesyncd", "glusterd", "postgresql")]
 """Of this machine's services those that would do anything there."""
 
 
 class Booted:
-    """``with Booted() as machine: machine.run("systemctl", …)``."""
+    """``with Booted() as machine: machine.run("systemctl", …)``. ``binds``: folders that it sees, with their names there."""
 
-    def __init__(self) -> None:
+    def __init__(self, binds: dict[Path, str] | None = None) -> None:
         if os.getuid() != 0 or not shutil.which("systemd-nspawn"):
             pytest.skip("needs root and systemd-nspawn (apt-get install systemd-container)")
         self._folder = short_folder()
         self.root = self._folder / "root"
         self._container: subprocess.Popen[bytes] | None = None
         self._first = 0
+        # A virtual environment may be a link to elsewhere.
+        elsewhere = Path(sys.prefix).resolve()
+        self._binds = [f"--bind={here}:{there}" for here, there in (binds or {}).items()]
+        self._binds += [] if elsewhere.is_relative_to(ROOT) else [f"--bind-ro={elsewhere}"]
+
+    def prepare(self) -> None:
+        """Before it boots: put what it is to find into ``root``."""
 
     def __enter__(self) -> Booted:
         for name in ("upper", "work", "root"):
@@ -51,9 +59,10 @@ class Booted:
                 target.symlink_to("/dev/null")
             # An image for containers forbids packages to start their services; this one is a machine.
             (self.root / "usr" / "sbin" / "policy-rc.d").unlink(missing_ok=True)
+            self.prepare()
             # Without CAP_IPC_LOCK nspawn's filter refuses mlock.
             command = ["systemd-nspawn", "--quiet", f"--directory={self.root}", "--boot", "--register=no", "--keep-unit"]
-            command += [f"--bind-ro={ROOT}:{CLONE}", "--private-network", "--link-journal=no", "--capability=all"]
+            command += [f"--bind-ro={ROOT}:{CLONE}", *self._binds, "--private-network", "--link-journal=no", "--capability=all"]
             command += [f"--machine=t{os.getpid()}", "--console=pipe"]
             with (self._folder / "boot.log").open("wb") as log:
                 nothing = subprocess.DEVNULL
@@ -73,17 +82,18 @@ class Booted:
         if not children or Path(f"/proc/{children[0]}/comm").read_text().strip() != "systemd":
             return False
         self._first = int(children[0])
-        state = subprocess.run(self._inside("systemctl", "is-system-running"), capture_output=True, text=True, timeout=20)
+        state = subprocess.run(self.inside("systemctl", "is-system-running"), capture_output=True, text=True, timeout=20)
         return state.stdout.strip() in ("running", "degraded")
 
-    def _inside(self, *command: str | Path) -> list[str]:
+    def inside(self, *command: str | Path) -> list[str]:
+        """The command that runs another one there."""
         return ["nsenter", "-t", str(self._first), "-m", "-u", "-i", "-n", "-p", "-C", "--wd=/", *map(str, command)]
 
     def run(self, *command: str | Path, code: int | None = 0, seconds: float = 60) -> str:
         """What a command prints there; its exit code must be as expected, unless ``code`` is None."""
         environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LC_ALL": "C.UTF-8"}
         environment["DEBIAN_FRONTEND"] = "noninteractive"
-        done = subprocess.run(self._inside(*command), env=environment, capture_output=True, text=True, timeout=seconds)
+        done = subprocess.run(self.inside(*command), env=environment, capture_output=True, text=True, timeout=seconds)
         assert code is None or done.returncode == code, f"{command} ended with {done.returncode}: {done.stdout}{done.stderr}"
         return done.stdout + done.stderr
 

@@ -4,15 +4,16 @@ kept, a user's own daemon, hardening. One boot for all of it: it takes seconds."
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from booted_units import Booted, why_not
-from machine import Mounts, until
+from booted import CLONE, PYTHON, Booted
+from machine import Mounts, binary_beside, until
+from real_daemon import ONLY_PYTHONS_STDOUT, ROOT, binary
 
 SERVICE = "cairnd.service"
 CONFIG = """\
@@ -76,28 +77,59 @@ class Trainer:
         self.process.wait(20)
 
 
+class Node(Booted):
+    """With the programs and units installed as `make install` would."""
+
+    def prepare(self) -> None:
+        for program, name in ((binary(), "cairnd"), (binary_beside("cairn"), "cairn")):
+            shutil.copy(program, self.root / "usr/bin" / name)
+            (self.root / "usr/bin" / name).chmod(0o755)
+        for unit in ("cairnd.service", "cairnd.socket", "cairnd@.service"):
+            shutil.copy(ROOT / "systemd" / unit, self.root / "etc/systemd/system" / unit)
+        for kind in ("sysusers", "tmpfiles"):
+            (self.root / f"usr/lib/{kind}.d").mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / f"systemd/{kind}.conf", self.root / f"usr/lib/{kind}.d/cairn.conf")
+        (self.root / "etc/cairn").mkdir(exist_ok=True)
+        (self.root / "etc/cairn/cairnd.yaml").write_text(CONFIG)
+
+    def show(self, unit: str, name: str) -> str:
+        return self.run("systemctl", "show", "-p", name, "--value", unit).strip()
+
+    def journal(self, unit: str = SERVICE) -> str:
+        """What the unit's processes said since the boot."""
+        return self.run("journalctl", "-u", unit, "-o", "cat", "--no-pager", code=None, seconds=30)
+
+    def workers(self, *names: str) -> list[str]:
+        """Their process ids inside."""
+        return [self.run("pgrep", "-x", f"cairnd-{name}").split()[-1] for name in names]
+
+    def trainer(self, script: str, *, user: str | None = None, socket: str = "/run/cairn/cairn.sock") -> subprocess.Popen[str]:
+        as_user = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"] if user else []
+        variables = ["PATH=/usr/bin:/bin", f"PYTHONPATH={CLONE / 'Python'}", f"CAIRN_SOCKET={socket}", "PYTHONDONTWRITEBYTECODE=1"]
+        command = self.inside(*as_user, "env", "-i", *variables, PYTHON, "-c", ONLY_PYTHONS_STDOUT + script)
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
 @pytest.fixture
-def booted(folder: Path, mounts: Mounts) -> Iterator[Booted]:
-    reason = why_not()
-    if reason:
-        pytest.skip(reason)
+def booted(mounts: Mounts) -> Iterator[Node]:
     hung = mounts.xfs("3G")
     (hung / "global").mkdir()
-    machine = Booted(folder / "systemd", CONFIG, {hung / "global": "/var/lib/cairn/global"})
-    try:
-        yield machine
-    finally:
-        for where in list(mounts.frozen):
-            mounts.thaw(where)
-        print(machine.journal()[-6000:])
-        machine.end()
+    with Node({hung / "global": "/var/lib/cairn/global"}) as machine:
+        try:
+            machine.run("systemd-sysusers", "cairn.conf")
+            machine.run("systemd-tmpfiles", "--create", "cairn.conf")
+            yield machine
+        finally:
+            for where in list(mounts.frozen):
+                mounts.thaw(where)
+            print(machine.journal()[-6000:])
 
 
-def serves(machine: Booted) -> bool:
-    return "pool" in machine.run("timeout", "3", "/usr/bin/cairn", "status", check=False)
+def serves(machine: Node) -> bool:
+    return "pool" in machine.run("timeout", "3", "/usr/bin/cairn", "status", code=None)
 
 
-def test_the_units_under_systemd(booted: Booted, mounts: Mounts) -> None:
+def test_the_units_under_systemd(booted: Node, mounts: Mounts) -> None:
     run = booted.run
     run("systemctl", "daemon-reload")
 
@@ -119,13 +151,13 @@ def test_the_units_under_systemd(booted: Booted, mounts: Mounts) -> None:
 
     of_a_user(booted)
     for unit in (SERVICE, "cairnd@ada.service"):
-        found = run("systemd-analyze", "security", "--no-pager", unit, check=False)
+        found = run("systemd-analyze", "security", "--no-pager", unit, code=None)
         exposure = float(re.findall(r"Overall exposure level for \S+: ([0-9.]+)", found)[0])
         print(f"{unit}: exposure {exposure}")
         assert exposure <= 2.0, found
 
 
-def exercise(booted: Booted, mounts: Mounts, trainer: Trainer) -> None:
+def exercise(booted: Node, mounts: Mounts, trainer: Trainer) -> None:
     run = booted.run
     assert trainer.say("save 1") == "staged"
     assert trainer.say("wait 1") == "committed"
@@ -196,7 +228,7 @@ def exercise(booted: Booted, mounts: Mounts, trainer: Trainer) -> None:
     assert run("find", "/var/lib/cairn/global", "-name", "step-6.*")
 
 
-def of_a_user(booted: Booted) -> None:
+def of_a_user(booted: Node) -> None:
     """`cairnd@ada`: what it writes is hers."""
     run = booted.run
     run("useradd", "--create-home", "ada")
