@@ -126,10 +126,12 @@ def cairnd(program: Path) -> dict[str, str]:
 
 
 def keys(configuration: str) -> Iterable[tuple[str, str, str]]:
-    """Each key of the shipped file as a path, with its value and what its comments say: those above it, and that behind it."""
+    """Each key of the shipped file as a path, with its value and what its comments say: those above it, and that behind it. One that
+    is commented out, for it has no value by default, counts too, and so does each of `{metric: loss}`."""
     above: list[str] = []
     path: list[tuple[int, str]] = []
     for line in configuration.splitlines():
+        line = re.sub(r"^( *)# ?( *[a-z]\w*:(?: |$))", r"\1\2", line)
         if comment := re.fullmatch(r"\s*#\s?(.*)", line):
             above.append(comment[1])
             continue
@@ -137,7 +139,10 @@ def keys(configuration: str) -> Iterable[tuple[str, str, str]]:
             indentation, key, value, behind = len(found[1]), found[2], found[3], found[4]
             path = [*(part for part in path if part[0] < indentation), (indentation, key)]
             said = " ".join(above + ([behind] if behind else []))
-            yield ".".join(part[1] for part in path), value, said
+            name = ".".join(part[1] for part in path)
+            yield name, value, said
+            if value.startswith("{"):
+                yield from ((f"{name}.{inner}", example, "") for inner, example in re.findall(r"(\w+): (\w+)", value))
         above = []
 
 

@@ -235,6 +235,11 @@ class Stream:
                         free.append(self._answered(ring, link, put))
                 while put and not ring.connection.dead:
                     self._answered(ring, link, put)
+        except GIVEN_UP:
+            while put and not ring.connection.dead:  # else the next save would take these answers for its own
+                with contextlib.suppress(*GIVEN_UP):
+                    self._answered(ring, link, put)
+            raise
         finally:
             for device in {source.tensor.device for source in self._sources}:
                 with contextlib.suppress(RuntimeError):  # a GPU that failed copies no more
