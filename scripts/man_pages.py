@@ -126,8 +126,8 @@ def cairnd(program: Path) -> dict[str, str]:
 
 
 def keys(configuration: str) -> Iterable[tuple[str, str, str]]:
-    """Each key of the shipped file as a path, with its value and what its comments say: those above it, and that behind it. One that
-    is commented out, for it has no value by default, counts too, and so does each of `{metric: loss}`."""
+    """Each key of the shipped file as a path, with its value and what its comments say: those above it, and that behind it. One
+    that is commented out, for it has no value by default, counts too, and so does each of `{metric: loss}`."""
     above: list[str] = []
     path: list[tuple[int, str]] = []
     for line in configuration.splitlines():
