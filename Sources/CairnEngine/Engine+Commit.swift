@@ -135,8 +135,8 @@ extension Engine {
     /// What of a run retention must leave, whoever asks for it; nil while that is not known.
     public func retentionGiven(_ key: RunKey, on tier: Tier) -> RetentionGiven? {
         guard let run = runs[key] else { return RetentionGiven(protectedSaves: [], protectedSequences: []) }
-        // After a restart nothing is removed before it is known again what the attempt's restores name.
-        guard run.attempts.values.allSatisfy(\.resumed) else { return nil }
+        // After a restart nothing is removed before it is known again what the attempt's restores name, which the committing tier tells.
+        guard run.attempts.values.allSatisfy({ $0.resumed && !$0.resumedWithout }) else { return nil }
         // What an attempt that has ended restored is nobody's any more.
         let newest = run.attempts.values.compactMap(\.number).max()
         let live = run.attempts.values.filter { $0.number == nil || $0.number == newest }

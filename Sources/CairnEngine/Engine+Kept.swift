@@ -1,7 +1,7 @@
 // What outlives this process in the pool: main writes it down as the engine says (`keep`, `drop`), and a next process takes it up at its start,
 // before it knows of any tier or rank. Such a part is staged as it was, without a session: it is flushed, committed, and serves restores.
 // (1) Kept is what lies whole in the pool and is staged: before a rank is told so (I1). Held saves end with their session; copies of replicas are
-//     what other nodes have too: neither is kept.
+//     what other nodes have too: neither is kept. Nor is what was promoted and is not committed yet.
 // (2) What has failed or is void is dropped before anyone is told (I4), a chunk of it that is evicted when its slot is given out again (I5).
 // (3) Nothing of it is flushed to a tier before that tier was scanned, and to the committing one before it was asked for a decision: it may stand there.
 import CairnMessages
@@ -27,6 +27,8 @@ extension Engine {
               part.isStaged, part.isResident, save.lostReason == nil else { return nil }
         var committed: CommitSequence?
         if case .committed(let sequence)? = save.decision { committed = sequence }
+        // A promotion that is under way is forgotten with the process, of all parts alike: those on a tier say how far they were to go at first.
+        guard committed != nil || (part.upto == part.asked && save.upto == part.asked) else { return nil }
         return KeptRankSave(handle: handle, key: part.key, worldSize: save.worldSize, fileBytes: part.fileBytes, slots: part.slots.compactMap { $0 }, upto: part.upto,
                             saveUpto: save.upto, count: part.count, previous: part.previous, parent: save.parent, participants: save.participants, committed: committed)
     }

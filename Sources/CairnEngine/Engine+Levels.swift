@@ -52,8 +52,8 @@ extension Engine {
         for part in here {
             part.upto = max(part.upto, level)
             if !flushOrder.contains(part.handle) { flushOrder.append(part.handle) }
-            if part.isStaged { keep(part) }
         }
+        for part in here where part.isStaged { keep(part) }
         for part in onDisk where !isFar(part.upto) {
             var part = part
             part.upto = max(part.upto, level)

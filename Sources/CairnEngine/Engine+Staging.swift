@@ -50,7 +50,7 @@ extension Engine {
         if session.rank == 0 { attempt.count += 1 }
         let order = stagingOrder(request)
         let rankSave = RankSave(handle: request.handle, key: RankSaveKey(run: session.run, save: id, rank: session.rank), fileBytes: fileBytes,
-                                upto: upto, count: session.rank == 0 ? attempt.count : nil, session: request.session, now: now,
+                                upto: upto, asked: request.upto, count: session.rank == 0 ? attempt.count : nil, session: request.session, now: now,
                                 order: order, waitsForEager: request.waitsForEager, recovered: false)
         // A try at an earlier step says nothing about what lies between.
         rankSave.previous = attempt.previous[session.rank].flatMap { $0 < id ? $0 : nil }

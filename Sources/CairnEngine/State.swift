@@ -128,6 +128,8 @@ final class RankSave {
     let handle: Int, key: RankSaveKey, fileBytes: Int, acceptedAt: Int
     /// How far it is to go; a promotion raises it.
     var upto: Level
+    /// As it was asked for; a part that joins a promoted save goes further from the start.
+    let asked: Level
     let count: Int?
     /// The rank's save before this one.
     var previous: SaveID?
@@ -166,9 +168,9 @@ final class RankSave {
     /// Nothing of its rank's memory is needed any more.
     var isApart: Bool { (sealing != nil || isMadeInPool) && !waitsForEager }
 
-    init(handle: Int, key: RankSaveKey, fileBytes: Int, upto: Level, count: Int?, session: SessionToken?, now: Int,
+    init(handle: Int, key: RankSaveKey, fileBytes: Int, upto: Level, asked: Level? = nil, count: Int?, session: SessionToken?, now: Int,
          order: [Int], waitsForEager: Bool, recovered: Bool) {
-        self.handle = handle; self.key = key; self.fileBytes = fileBytes; self.upto = upto; self.count = count
+        self.handle = handle; self.key = key; self.fileBytes = fileBytes; self.upto = upto; self.asked = asked ?? upto; self.count = count
         self.session = session; acceptedAt = now; progressAt = now; unassigned = order.reversed()
         self.waitsForEager = waitsForEager; self.recovered = recovered
         slots = Array(repeating: nil, count: Sizes.chunks(ofFile: fileBytes))
