@@ -32,7 +32,10 @@ extension Engine {
         func isFar(_ upto: Level) -> Bool { finalLevel(upto) >= finalLevel(level) }
         if let save = saves[saveKey], isFar(save.upto), parts.allSatisfy({ isFar($0.upto) }) { return reply(call, .promoted) }
         let here = parts.filter { $0.published(on: .local) || $0.isResident || !$0.isStaged || $0.files[.local].map { $0.phase != .failed } == true }
-        let onDisk = found.filter { part in part.key.save == id && part.decision == nil && !here.contains { $0.key.rank == part.key.rank } }
+        // Where it was decided and a rank came late, what lies on the tier is waiting to be removed.
+        let onDisk = run.decided.contains(id) ? [] : found.filter { part in
+            part.key.save == id && part.decision == nil && !here.contains { $0.key.rank == part.key.rank }
+        }
         // What was to go so far anyway goes by itself.
         if here.isEmpty, !onDisk.isEmpty, onDisk.allSatisfy({ isFar($0.upto) }) { return reply(call, .promoted) }
         guard !here.isEmpty || !onDisk.isEmpty else { return reply(call, .failed(.noSuchStep(step))) }
