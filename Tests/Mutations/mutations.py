@@ -16,6 +16,8 @@ class Mutation:
     file: str
     old: str
     new: str
+    first: int = 1
+    """The seed from which it is looked for, where few histories show it."""
 
 
 MUTATIONS = [
@@ -50,7 +52,7 @@ MUTATIONS = [
     Mutation("an unsealed chunk is written to a tier", ("I5",), ENGINE, "Engine+Flush.swift",
              "                guard pool.isSealed(slot) else { continue }\n", ""),
     Mutation("a read-back slot of a replaced worker is used again", ("I5", "I7", "I1"), ENGINE, "Engine+Flush.swift",
-             "local.up, local.generation == readBack.generation {", "local.up {"),
+             "local.up, local.generation == readBack.generation {", "local.up {", first=1600),
     Mutation("memory-only chunks are given away though no newer save is staged", ("I1",), ENGINE, "Engine+Evict.swift",
              "        guard targets(rankSave.upto).isEmpty, rankSave.isStaged else { return false }\n",
              "        guard targets(rankSave.upto).isEmpty, rankSave.isStaged else { return false }\n        if rankSave.failure == nil { return true }\n"),
@@ -115,7 +117,7 @@ MUTATIONS = [
              "            .map { Candidate(step: $0.step, sequence: $0.sequence, save: $0.save, level: .committed) } + (candidate.map { [$0] } ?? [])\n"
              "        return known.filter { one in tried.map { one.sequence < $0 } ?? true }.max { $0.step < $1.step }"),
     Mutation("a step that a later line has left behind is chosen", ("I12",), SIMULATION, "TierModel+Restore.swift",
-             "step == nil ? !$0.superseded : $0.step == step }", "step == nil ? $0.sequence.count > 0 : $0.step == step }"),
+             "step == nil ? !$0.superseded : $0.step == step }", "step == nil ? $0.sequence.count > 0 : $0.step == step }", first=401),
     Mutation("leftovers are voided though they can be finished", ("I1",), ENGINE, "Engine+Leftovers.swift",
              "            } else if leftover.missing.isEmpty {\n", "            } else if leftover.missing.isEmpty, serving < 0 {\n"),
     Mutation("a restore does not wait for what older attempts left", ("I1", "I4"), ENGINE, "Engine+Restore.swift",
