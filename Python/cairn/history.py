@@ -17,14 +17,26 @@ def newest_step(run: str, *, socket: str | os.PathLike[str] | None = None) -> in
 
     Raises:
         Unavailable: no daemon answers. ValueError: the run's name cannot be."""
-    name, uid = options.check_run(run), os.getuid()
-    connection = Connection(str(socket) if socket is not None else limits.default_socket())
+    found = [each.get("newestCommitted") for each in runs_of(options.check_run(run), str(socket or limits.default_socket()))]
+    return int(found[0]) if found and found[0] is not None else None
+
+
+def runs_of(run: str, socket: str) -> list[dict[str, Any]]:
+    """A run of this user, as Runs of dev.cairn.Operations lists it; nothing where there is none."""
+    return of_run(run, ask(socket, "Runs", {"run": run, "uid": os.getuid()}).get("runs", []))
+
+
+def ask(socket: str, method: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    """A call of dev.cairn.Operations, on a connection of its own."""
+    connection = Connection(socket)
     try:
-        runs = connection.call(OPERATIONS + "Runs", {"run": name, "uid": uid}).get("runs", [])
+        return connection.call(OPERATIONS + method, parameters)
     finally:
         connection.close()
-    found = [each.get("newestCommitted") for each in runs if each.get("run") == name and each.get("uid") == uid]
-    return int(found[0]) if found and found[0] is not None else None
+
+
+def of_run(run: str, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [each for each in entries if each.get("run") == run and each.get("uid") == os.getuid()]
 
 
 class History:

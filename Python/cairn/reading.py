@@ -9,34 +9,22 @@ from typing import Any
 from . import errors, limits, options
 from .choice import Choice, Names
 from .foreign import Objects
+from .history import ask, of_run, runs_of
 from .pickles import AllowPickle
 from .plan import some
 from .restore import Restored, Wish, load_step
 from .session import Session, Who
-from .wire import CHECKPOINT, OPERATIONS, Connection
+from .wire import CHECKPOINT
 
 
 def steps_of(run: str, socket: str) -> list[dict[str, Any]]:
     """The steps of a run of this user, as Runs of dev.cairn.Operations lists them; none where there is no such run."""
-    runs = _ask(socket, "Runs", {"run": run, "uid": os.getuid()}).get("runs", [])
-    return [step for each in _of(run, runs) for step in each["steps"]]
+    return [step for each in runs_of(run, socket) for step in each["steps"]]
 
 
 def ranks_of(run: str, socket: str) -> int:
     """Ranks of a run of this user that are connected to this daemon; it knows none of other nodes."""
-    return sum(int(each["sessions"]) for each in _of(run, _ask(socket, "Status", {})["sessions"]["runs"]))
-
-
-def _ask(socket: str, method: str, parameters: dict[str, Any]) -> dict[str, Any]:
-    connection = Connection(socket)
-    try:
-        return connection.call(OPERATIONS + method, parameters)
-    finally:
-        connection.close()
-
-
-def _of(run: str, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [each for each in entries if each["run"] == run and each["uid"] == os.getuid()]
+    return sum(int(each["sessions"]) for each in of_run(run, ask(socket, "Status", {})["sessions"]["runs"]))
 
 
 def committed(session: Session, step: int | None) -> tuple[int, int]:

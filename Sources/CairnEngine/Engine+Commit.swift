@@ -124,8 +124,7 @@ extension Engine {
         guard let run = runs[key], !run.attempts.isEmpty else { return }
         for tier in tiers where isUp(tier) {
             // Before the worker has recorded the commit it would count one step too few, and keep one too many: its reply asks again.
-            let isRecording = tierStates[tier]?.pending.values.contains { if case .record(let save) = $0.what { save.run == key } else { false } } ?? false
-            guard !isRecording, let rules = retention[tier], rules.keep != nil, let given = retentionGiven(key, on: tier) else { continue }
+            guard unrecorded(key, on: tier).isEmpty, let rules = retention[tier], rules.keep != nil, let given = retentionGiven(key, on: tier) else { continue }
             ask(tier, .retain(key)) { .retain(id: $0, run: key, rules: rules, given: given) }
         }
     }
@@ -148,13 +147,17 @@ extension Engine {
         }
         sequences.sort()
         // A commit that no copy tells of yet looks like a save that no commit comes for.
-        let unrecorded = (tierStates[tier]?.pending.values.map(\.what) ?? []).compactMap { what -> SaveID? in
-            if case .record(let save) = what, save.run == key { save.save } else { nil }
-        }
-        let protected = run.unfinished.union(unrecorded).sorted()
+        let protected = run.unfinished.union(unrecorded(key, on: tier)).sorted()
         var given = RetentionGiven(protectedSaves: protected, protectedSequences: sequences)
         given.standing = run.lastCommit?.sequence
         return given
+    }
+
+    /// Saves whose decision the tier was asked to write down and has not.
+    private func unrecorded(_ key: RunKey, on tier: Tier) -> [SaveID] {
+        (tierStates[tier]?.pending.values.map(\.what) ?? []).compactMap { what in
+            if case .record(let save) = what, save.run == key { save.save } else { nil }
+        }
     }
 
     // MARK: ends

@@ -89,12 +89,7 @@ extension Engine {
         guard let save = saves[key], let handle = save.ranks[found.key.rank], let part = rankSaves[handle], part.isKept, part.failure == nil,
               part.fileBytes == found.fileBytes, part.files[tier] == nil else { return }
         if let outcome = found.decision { return decided(key, outcome, isRead: false) }
-        let file = FileState(tier: tier, file: newID(), fileTry: 0, chunkCount: part.chunkCount)
-        file.phase = .published
-        file.mayStand = true
-        file.writtenCount = part.chunkCount
-        for chunk in file.chunks.indices { file.chunks[chunk] = .synced }
-        part.files[tier] = file
+        part.files[tier] = FileState.found(on: tier, file: newID(), chunkCount: part.chunkCount)
         let level: Level = tier == committing ? .global : .local
         if part.level < level { tell(part, level) }
         if tier == committing {

@@ -150,13 +150,7 @@ extension Engine {
         guard saves[key]?.ranks[part.key.rank] == nil, !run(key.run).ended.contains(key.save) else { return }
         let rankSave = RankSave(handle: newHandle(), key: part.key, fileBytes: part.fileBytes, upto: max(part.upto, .local), count: part.count, session: nil,
                                 now: now, order: [], waitsForEager: false, recovered: true)
-        let file = FileState(tier: .local, file: nextID, fileTry: 0, chunkCount: rankSave.chunkCount)
-        nextID += 1
-        file.phase = .published
-        file.mayStand = true
-        file.writtenCount = rankSave.chunkCount
-        for chunk in file.chunks.indices { file.chunks[chunk] = .synced }
-        rankSave.files[.local] = file
+        rankSave.files[.local] = FileState.found(on: .local, file: newID(), chunkCount: rankSave.chunkCount)
         rankSave.stagedChunks = rankSave.chunkCount
         rankSave.stagedBytes = rankSave.fileBytes
         admit(rankSave, worldSize: part.worldSize, participants: part.participants)

@@ -116,6 +116,16 @@ final class FileState {
         self.tier = tier; self.file = file; self.fileTry = fileTry
         chunks = Array(repeating: .none, count: chunkCount)
     }
+    /// One that an earlier life published whole.
+    static func found(on tier: Tier, file: Int, chunkCount: Int) -> FileState {
+        let found = FileState(tier: tier, file: file, fileTry: 0, chunkCount: chunkCount)
+        found.phase = .published
+        found.mayStand = true
+        found.writtenCount = chunkCount
+        found.chunks = Array(repeating: .synced, count: chunkCount)
+        return found
+    }
+
     /// A chunk in flight was not written: it is to be written again.
     func again(_ chunk: Int) {
         chunks[chunk] = .none

@@ -70,14 +70,7 @@ class _Writer(dcp.FileSystemWriter):  # type: ignore[misc]
 
 
 def export_folder(source: Source, path: Path, choice: Choice) -> Report:
-    made: dict[int, tuple[torch.Tensor, Stored]] = {}
-
-    def make(stored: Stored) -> torch.Tensor:
-        tensor = source.empty(stored, "meta")
-        made[id(tensor)] = (tensor, stored)
-        return tensor
-
-    state, left_out = source.state(make)
+    state, left_out, made = source.outline()
     if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
         raise errors.CannotConvert(f"DCP takes a dict with texts as keys, and step {source.step} is another state: export to torch")
     planner = _Planner(source, made)

@@ -182,6 +182,18 @@ class Source:
             raise errors.CannotConvert(f"tensor '{stored.name}': this torch has no {stored.dtype}: use a newer one")
         return torch.empty(stored.shape, dtype=dtype, device=device)
 
+    def outline(self) -> tuple[Any, list[str], dict[int, tuple[torch.Tensor, Stored]]]:
+        """As ``state``, of tensors without memory; and by the id of each what it stands for."""
+        made: dict[int, tuple[torch.Tensor, Stored]] = {}
+
+        def make(stored: Stored) -> torch.Tensor:
+            tensor = self.empty(stored, "meta")
+            made[id(tensor)] = (tensor, stored)
+            return tensor
+
+        state, left_out = self.state(make)
+        return state, left_out, made
+
     def fill(self, tensor: torch.Tensor, stored: Stored) -> None:
         """Load the whole of it into a new tensor of ``empty``."""
         if tensor.nbytes:

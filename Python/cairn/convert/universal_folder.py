@@ -19,7 +19,6 @@ from typing import Any
 import torch
 
 from .. import errors
-from ..plan import Stored
 from .source import Report, Source, size_of, unreadable
 from .tensor_files import Choice
 
@@ -40,14 +39,7 @@ class Parameter:
 
 
 def export_folder(source: Source, path: Path, choice: Choice) -> Report:
-    made: dict[int, tuple[torch.Tensor, Stored]] = {}
-
-    def make(stored: Stored) -> torch.Tensor:
-        tensor = source.empty(stored, "meta")
-        made[id(tensor)] = (tensor, stored)
-        return tensor
-
-    state, _ = source.state(make)
+    state, _, made = source.outline()
     model, optimizer = _model(state, choice.prefix or "model."), _optimizer(state)
     groups = [list(_parameters(model, optimizer, number)) for number in range(len(optimizer["param_groups"]))]
     found = [parameter for group in groups for parameter in group]
